@@ -1,0 +1,123 @@
+"""Nets for CIFAR-sized pictures, in plain torch.
+
+    net = create_model("resnet18", n_out=10)          # or resnet18(n_out=10)
+    net(torch.randn(8, 3, 32, 32)).shape              # (8, 10); other sizes from 32 up work too
+"""
+from collections.abc import Callable
+from functools import partial
+from numbers import Integral
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError, unknown
+
+__all__ = ["MODELS", "NORMS", "create_model", "custom_resnet", "resnet18", "resnet34", "resnet50"]
+
+NORMS = {"bn": nn.BatchNorm2d, "gn": partial(nn.GroupNorm, 1)}   # GroupNorm(1, C): LayerNorm over (C, H, W)
+
+
+def _norm(name: str) -> Callable[[int], nn.Module]:
+    if name not in NORMS: raise unknown("norm", name, NORMS)
+    return NORMS[name]
+
+
+def _check(n_out: int, n_in: int):
+    for name, n in (("n_out", n_out), ("n_in", n_in)):
+        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+            raise InputError(f"{name} is {n!r}. Give a whole number from 1 up.")
+
+
+def _init(m: nn.Module):
+    "As torchvision: convolutions by fan-out (He et al. 2015), norms and linear layers as torch makes them"
+    if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _resnet(bottleneck: bool, depths: list[int], n_out: int, n_in: int, norm: str) -> nn.Module:
+    "torchvision's `ResNet` with a 3×3 stem of stride 1 and no max-pool: 32×32 pictures keep 32×32 places"
+    _check(n_out, n_in)
+    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet    # not above: it takes 1.5 s
+    net = ResNet(Bottleneck if bottleneck else BasicBlock, depths, num_classes=n_out, norm_layer=_norm(norm))
+    net.conv1 = nn.Conv2d(n_in, 64, 3, padding=1, bias=False)
+    net.maxpool = nn.Identity()
+    _init(net.conv1)
+    return net
+
+
+def resnet18(
+    n_out: int = 10,      # classes
+    n_in: int = 3,        # channels of a picture
+    norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
+) -> nn.Module:
+    "ResNet-18 (He et al. 2016, CIFAR stem): 11,173,962 parameters at 10 classes; `layer4` is 4×4 at 32×32"
+    return _resnet(False, [2, 2, 2, 2], n_out, n_in, norm)
+
+
+def resnet34(
+    n_out: int = 10,      # classes
+    n_in: int = 3,        # channels of a picture
+    norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
+) -> nn.Module:
+    "ResNet-34 (He et al. 2016, CIFAR stem): 21,282,122 parameters at 10 classes"
+    return _resnet(False, [3, 4, 6, 3], n_out, n_in, norm)
+
+
+def resnet50(
+    n_out: int = 10,      # classes
+    n_in: int = 3,        # channels of a picture
+    norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
+) -> nn.Module:
+    "ResNet-50 (torchvision's v1.5 bottleneck, CIFAR stem): 23,520,842 parameters at 10 classes"
+    return _resnet(True, [3, 4, 6, 3], n_out, n_in, norm)
+
+
+class _Residual(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor: return x + super().forward(x)
+
+
+class _CustomResNet(nn.Module):
+    def __init__(self, n_out: int, n_in: int, norm: Callable[[int], nn.Module]):
+        super().__init__()
+        def conv(i, o, *pool):
+            return [nn.Conv2d(i, o, 3, padding=1, bias=False), *pool, norm(o), nn.ReLU(inplace=True)]
+        def down(i, o): return conv(i, o, nn.MaxPool2d(2))      # pooled first: a quarter of the work for the norm
+        def residual(o): return _Residual(*conv(o, o), *conv(o, o))
+        self.prep    = nn.Sequential(*conv(n_in, 64))
+        self.layer1  = nn.Sequential(*down(64, 128), residual(128))
+        self.layer2  = nn.Sequential(*down(128, 256))
+        self.layer3  = nn.Sequential(*down(256, 512), residual(512))
+        self.maxpool = nn.AdaptiveMaxPool2d(1)
+        self.fc      = nn.Linear(512, n_out)
+        self.apply(_init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer3(self.layer2(self.layer1(self.prep(x))))
+        return self.fc(torch.flatten(self.maxpool(x), 1))
+
+
+def custom_resnet(
+    n_out: int = 10,      # classes
+    n_in: int = 3,        # channels of a picture
+    norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
+) -> nn.Module:
+    "The 9-layer ResNet of DAWNBench (Page 2018, cifar10-fast), norm before each ReLU: 6,573,130 parameters"
+    _check(n_out, n_in)
+    return _CustomResNet(n_out, n_in, _norm(norm))
+
+
+MODELS = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "custom_resnet": custom_resnet}
+
+
+def create_model(
+    arch: str | Callable[..., nn.Module],   # a name in `MODELS`, or a function of (n_out, n_in, norm)
+    n_out: int = 10,                        # classes
+    n_in: int = 3,                          # channels of a picture
+    norm: str = "bn",                       # "bn" or "gn"
+) -> nn.Module:
+    "A new net by name or by function. Raises `InputError` for an unknown name or a net that is built already"
+    if isinstance(arch, nn.Module):
+        raise InputError(f"arch is a built {type(arch).__name__}. Give the function that builds it.")
+    if not callable(arch):
+        if arch not in MODELS: raise unknown("model", arch, MODELS)
+        arch = MODELS[arch]
+    return arch(n_out=n_out, n_in=n_in, norm=norm)
