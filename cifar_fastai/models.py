@@ -1,7 +1,7 @@
 """Nets for CIFAR-sized pictures, in plain torch.
 
     net = create_model("resnet18", n_out=10)          # or resnet18(n_out=10)
-    net(torch.randn(8, 3, 32, 32)).shape              # (8, 10); other sizes from 32 up work too
+    net(torch.randn(8, 3, 32, 32)).shape              # (8, 10); other sizes work too
 """
 from collections.abc import Callable
 from functools import partial
@@ -36,7 +36,7 @@ def _init(m: nn.Module):
 def _resnet(bottleneck: bool, depths: list[int], n_out: int, n_in: int, norm: str) -> nn.Module:
     "torchvision's `ResNet` with a 3×3 stem of stride 1 and no max-pool: 32×32 pictures keep 32×32 places"
     _check(n_out, n_in)
-    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet    # not above: it takes 1.5 s
+    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet  # not above: it takes 1.5 s
     net = ResNet(Bottleneck if bottleneck else BasicBlock, depths, num_classes=n_out, norm_layer=_norm(norm))
     net.conv1 = nn.Conv2d(n_in, 64, 3, padding=1, bias=False)
     net.maxpool = nn.Identity()
@@ -80,7 +80,7 @@ class _CustomResNet(nn.Module):
         super().__init__()
         def conv(i, o, *pool):
             return [nn.Conv2d(i, o, 3, padding=1, bias=False), *pool, norm(o), nn.ReLU(inplace=True)]
-        def down(i, o): return conv(i, o, nn.MaxPool2d(2))      # pooled first: a quarter of the work for the norm
+        def down(i, o): return conv(i, o, nn.MaxPool2d(2))      # pooled first: a quarter of the norm's work
         def residual(o): return _Residual(*conv(o, o), *conv(o, o))
         self.prep    = nn.Sequential(*conv(n_in, 64))
         self.layer1  = nn.Sequential(*down(64, 128), residual(128))
