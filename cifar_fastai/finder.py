@@ -1,0 +1,131 @@
+"""The learning-rate range test (Smith 2017): raise the rate batch by batch, watch the loss, suggest a rate. Leaves no trace.
+
+    rates = learn.lr_find(suggest_funcs=(valley, slide, minimum, steep))
+    rates.valley
+"""
+import random
+from collections import namedtuple
+from contextlib import contextmanager
+from copy import deepcopy
+
+import numpy as np
+import torch
+from fastai.callback.core import CancelFitException
+from fastai.callback.schedule import LRFinder, SchedExp, SchedLin, minimum, slide, steep, valley
+
+from .errors import InputError, unknown
+
+__all__ = ["LRSweep", "explain_rate", "find_rate", "minimum", "slide", "steep", "valley"]
+
+SUGGESTIONS = (valley, slide, minimum, steep)
+
+
+class LRSweep(LRFinder):
+    "Raise the rate at each batch, record the loss of the training batch, or of one held-out batch after the step"
+    name = "lr_finder"
+
+    def __init__(self, start_lr, end_lr, num_it, mode, on, stop_div):
+        super().__init__(start_lr, end_lr, num_it, stop_div)
+        self.scheds, self.on = {"lr": {"exp": SchedExp, "linear": SchedLin}[mode](start_lr, end_lr)}, on
+
+    def before_fit(self):
+        self.hps, self.best_loss, self.seen = {"lr": []}, float("inf"), 0
+        if self.on == "holdout": self.held, self.held_losses = self.dls.valid.one_batch(), []
+
+    def after_batch(self):
+        for p in self.scheds: self.hps[p].append(self.opt.hypers[-1][p])
+        if self.on == "holdout": self._judge_held_out()
+        loss = float(self.smooth_loss)
+        self.best_loss = min(self.best_loss, loss)
+        if self.stop_div and not loss <= 4 * self.best_loss or self.train_iter >= self.num_it: raise CancelFitException
+
+    def _judge_held_out(self):
+        x, y = (t.as_subclass(torch.Tensor) for t in self.held)
+        self.model.eval()
+        with torch.no_grad(): loss = self.learn.loss_func(self.model(x), y).detach()
+        self.model.train()
+        self.held_losses.append(loss if not self.held_losses else torch.lerp(loss, self.held_losses[-1], 0.9))
+        self.recorder.losses[-1] = self.learn.smooth_loss = self.held_losses[-1].cpu()
+
+    def after_fit(self): self.learn.opt.zero_grad()
+
+
+def find_rate(
+    learn,
+    start_lr: float = 1e-5,
+    end_lr: float = 10.0,
+    num_it: int = 100,       # batches, each with a higher rate
+    mode: str = "exp",       # "exp": by a factor, "linear": by a step
+    on: str = "train",       # whose loss: "train" (smoothed), or "holdout" (one held-out batch); never the test set's
+    stop_div: bool = True,   # stop where the loss is above four times its minimum
+    show_plot: bool = True,
+    suggest_funcs=None,      # None: valley; fastai's `valley`, `slide`, `minimum`, `steep`, or functions like them
+):                           # namedtuple of rates, a field a function; losses and rates stay in `learn.recorder`
+    """Try rates from `start_lr` to `end_lr`; afterwards model, optimiser, generators, epochs and disk are as they were.
+    Raises: InputError where fewer than 17 batches are left to judge by."""
+    if mode not in ("exp", "linear"): raise unknown("mode of the range test", mode, ["exp", "linear"])
+    if on not in ("train", "holdout"): raise unknown("loss of the range test", on, ["train", "holdout"])
+    if on == "holdout" and getattr(learn.dls, "valid_name", "test") == "test":
+        raise InputError("the range test was asked to judge by the validation set, which is the test set here. "
+                         'Keep a holdout (valid="holdout"), or judge by on="train".')
+    funcs = (valley,) if suggest_funcs is None else tuple(suggest_funcs) if isinstance(suggest_funcs, (tuple, list)) \
+        else (suggest_funcs,)
+    sweep = LRSweep(start_lr, end_lr, num_it, mode, on, stop_div)
+    with _untouched(learn), learn.no_logging(): learn.fit(num_it // max(1, len(learn.dls.train)) + 1, cbs=sweep)
+    lrs, losses = _judged(learn.recorder, num_it)
+    found = [f(lrs, losses, num_it) for f in funcs]
+    names = [getattr(f, "func", f).__name__ for f in funcs]
+    if show_plot: _plot(learn, {n: rate for n, (rate, _) in zip(names, found)}, mode)
+    return namedtuple("SuggestedLRs", names)(*(rate for rate, _ in found))
+
+
+def _judged(recorder, num_it):
+    "Rates and losses without the first tenth, the last five, and what follows a loss that is not finite"
+    losses = torch.stack([torch.as_tensor(v, dtype=torch.float32).cpu() for v in recorder.losses])
+    recorder.losses = list(losses)
+    lrs, losses = torch.tensor(recorder.lrs[num_it // 10:-5]), losses[num_it // 10:-5]
+    bad = (~losses.isfinite()).nonzero()
+    if len(bad): lrs, losses = lrs[:int(bad[0])], losses[:int(bad[0])]
+    if len(losses) < 17:
+        raise InputError(f"the range test has only {len(losses)} rates to judge by, of which 17 are needed. "
+                         "Raise num_it, or lower start_lr.")
+    return lrs, losses
+
+
+def _plot(learn, rates: dict, mode: str):
+    from .report import plot_lr_find
+    return plot_lr_find(learn.recorder.lrs, [float(v) for v in learn.recorder.losses], rates, log=mode == "exp")
+
+
+@contextmanager
+def _untouched(learn):
+    "Model, optimiser, generators, loader and training flags are afterwards as before, also if the inside fails"
+    model, had_opt = learn.model, learn.opt is not None
+    flags = {m: m.training for m in model.modules()}
+    weights, opt = deepcopy(model.state_dict()), deepcopy(learn.opt.state_dict()) if had_opt else None
+    states = [(cb, cb.state_dict()) for cb in learn.cbs if hasattr(type(cb), "load_state_dict")]
+    loaders = [(dl, dl.epoch, dl.skip) for dl in learn.dls.loaders if hasattr(dl, "set_epoch")]
+    rng = random.getstate(), np.random.get_state(), torch.random.get_rng_state(), _cuda_state()
+    try: yield
+    finally:
+        model.load_state_dict(weights)
+        for m, training in flags.items(): m.training = training
+        for p in model.parameters(): p.grad = None
+        if had_opt: learn.opt.load_state_dict(opt)
+        else: learn.opt = None
+        for cb, state in states: cb.load_state_dict(state)
+        for dl, epoch, skip in loaders: dl.set_epoch(epoch, skip)
+        random.setstate(rng[0]), np.random.set_state(rng[1]), torch.random.set_rng_state(rng[2])
+        if rng[3] is not None: torch.cuda.set_rng_state_all(rng[3])
+
+
+def _cuda_state(): return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+
+
+def explain_rate(
+    rates,                 # the namedtuple of `find_rate`
+    chosen: str,           # the field that was chosen
+) -> str:
+    "One line for the log: every suggestion, and which one is taken"
+    others = ", ".join(f"{n} {getattr(rates, n):.2g}" for n in rates._fields)
+    return f"{getattr(rates, chosen):.3g} ({chosen}) of {others}"

@@ -1,0 +1,140 @@
+"""The DataBlock for small pictures, and its DataLoaders.
+
+    dls = cifar_dataloaders("cifar10", bs=512)
+    dls.show_batch(); xb, yb = dls.one_batch()
+    dls.test_dl(["cat.png", array, pil_image])
+
+An epoch is a pure function of (seed, epoch): shuffling draws from (seed, epoch), augmentation from (seed, epoch, batch), whatever
+the number of workers and whatever ran before.
+"""
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
+from fastai.data.core import DataLoaders
+from fastai.data.transforms import Normalize, ToTensor
+from fastai.torch_core import TensorImage, default_device
+
+from .augment import AlbumentationsTransform
+from .batches import BatchDL, PictureOf, PictureStore
+from .data import ImageData, load_data
+from .errors import InputError, unknown
+
+__all__ = ["NormalizePictures", "cifar_block", "cifar_dataloaders", "suggest_workers"]
+
+log = logging.getLogger("cifar_fastai")
+
+
+class LabelOf:
+    "The class name of an index into the store, or of a path `…/<class>/<file>`"
+    def __init__(self, store: PictureStore): self.store = store
+
+    def __call__(self, o) -> str:
+        if isinstance(o, (int, np.integer)): return self.store.classes[self.store.y[o]]
+        if isinstance(o, (str, Path)): return Path(o).parent.name
+        raise InputError(f"no label can be read off a {type(o).__name__}. Give indices or paths, or with_labels=False.")
+
+
+class Splits:
+    "Items and subsets of a store: what `get_items` and `splitter` of a DataBlock ask for"
+    def __init__(self, *subsets): self.subsets = subsets
+    def __call__(self, _): return [list(s) for s in self.subsets]
+
+
+class AllItems:
+    "Every index of the store, whatever the source: it was read when the block was made"
+    def __init__(self, n): self.n = n
+    def __call__(self, _): return np.arange(self.n)
+
+
+class NormalizePictures(Normalize):
+    "uint8 (or 0…1 float) pictures to normalised float32 in channels_last, in one pass on the device; `decodes` goes back to 0…1"
+    order = 99
+
+    def encodes(self, x: TensorImage):
+        scale = 255 if x.dtype == torch.uint8 else 1
+        mean, std = self.mean.as_subclass(torch.Tensor), self.std.as_subclass(torch.Tensor)
+        x = x.as_subclass(torch.Tensor).to(torch.float32, memory_format=torch.channels_last, copy=True)
+        return TensorImage(x.sub_(mean * scale).div_(std * scale))
+
+    def decodes(self, x: TensorImage):
+        return TensorImage((x.as_subclass(torch.Tensor) * self.std + self.mean).clamp(0, 1).cpu())
+
+
+def subsets(
+    data: ImageData,
+    valid: str = "test",  # "test": all training pictures train, the test set is only watched; "holdout": see `ImageData.holdout`
+    seed: int = 0,        # of the holdout split
+) -> tuple[np.ndarray, ...]:  # indices into the store: training, validation and, with a holdout, test
+    "Which pictures train, which validate, and which are left for the end"
+    n, test = len(data.x_train), np.arange(len(data.x_train), len(data.x_train) + len(data.x_test))
+    if valid == "test": return np.arange(n), test
+    if valid == "holdout": return (*data.holdout(seed=seed), test)
+    raise unknown("validation set", valid, ["test", "holdout"])
+
+
+def cifar_block(
+    data: ImageData | str | Path,  # pictures, or a source for `load_data`
+    aug="pad_crop_flip_cutout",    # training augmentation: policy or its name, A.Compose, list of Albumentations transforms, None
+    valid: str = "test",           # "test" or "holdout" (then the test set is `dls[2]`)
+    seed: int = 0,
+    item_tfms=None,                # further fastai item transforms: pictures are then made one by one, which is slower
+    batch_tfms=None,               # further fastai batch transforms, before the normalisation
+) -> DataBlock:                    # `block.dataloaders(data, bs=…)`
+    "The DataBlock behind `cifar_dataloaders`, for those who want to build on it"
+    data = data if isinstance(data, ImageData) else load_data(data)
+    store, size = PictureStore(data), data.x_train.shape[1]
+    pictures = TransformBlock(type_tfms=PictureOf(store), item_tfms=ToTensor)
+    augment = AlbumentationsTransform(aug, size=size, mean=data.mean)
+    return DataBlock(
+        blocks=(pictures, CategoryBlock(vocab=list(data.classes), sort=False)), dl_type=BatchDL,
+        get_items=AllItems(len(store)), splitter=Splits(*subsets(data, valid, seed)), get_y=LabelOf(store),
+        item_tfms=[augment, *_listed(item_tfms)],
+        batch_tfms=[*_listed(batch_tfms), NormalizePictures.from_stats(data.mean, data.std, cuda=False)])
+
+
+def cifar_dataloaders(
+    source: ImageData | str | Path = "cifar10",  # "cifar10", "cifar100", "digits", a folder, an archive, or pictures already read
+    bs: int = 512,                 # pictures a batch
+    aug="pad_crop_flip_cutout",    # training augmentation: policy or its name, A.Compose, list of Albumentations transforms, None
+    valid: str = "test",           # "test" (watched, never used to choose) or "holdout"
+    seed: int = 0,                 # of shuffling, augmentation, limit and holdout
+    num_workers: int | None = None,  # processes that augment; None: chosen by device and cores
+    limit: int | None = None,      # train on so many pictures only (stratified)
+    size: int = 32,                # side of the pictures, pixels
+    unverified: bool = False,      # read archives whose MD5 is not the official one
+    device=None,                   # None: the best there is
+    item_tfms=None,                # further fastai item transforms (slower)
+    batch_tfms=None,               # further fastai batch transforms
+    val_bs: int | None = None,     # pictures a batch in validation; None: twice `bs`
+    path: str | Path = ".",        # where a Learner on these dls writes
+) -> DataLoaders:                  # `dls.data` is the ImageData
+    """fastai DataLoaders for small pictures, augmented by Albumentations straight into whole batches.
+    Raises: InputError for a source, policy or value that is not known or cannot be read."""
+    data = source if isinstance(source, ImageData) else load_data(source, size=size, unverified=unverified)
+    if limit is not None: data = data.limit(limit, seed)
+    device = torch.device(device) if device is not None else default_device()
+    if bs < 1: raise InputError(f"bs={bs} is no batch size. Give 1 or more.")
+    workers = suggest_workers(device) if num_workers is None else num_workers
+    if workers < 0: raise InputError(f"num_workers={workers}. Give 0 or more.")
+    block = cifar_block(data, aug, valid, seed, item_tfms, batch_tfms)
+    n_train = len(block.splitter(None)[0])
+    dls = block.dataloaders(data, path=path, bs=min(bs, n_train), val_bs=val_bs or 2 * bs, num_workers=workers, seed=seed,
+                            device=device, pin_memory=device.type == "cuda")
+    dls.data = data
+    if dls.train.direct()[0] is None:
+        log.warning("loader: item transforms %s are applied picture by picture, which is several times slower than "
+                    "Albumentations transforms in aug=", [type(t).__name__ for t in _listed(item_tfms)])
+    return dls
+
+
+def suggest_workers(device: torch.device) -> int:
+    "Worker processes worth starting: none where the CPU itself trains (it is the bottleneck), up to 8 beside a GPU"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if device.type == "cpu" else max(1, min(8, cores - 1))
+
+
+def _listed(o) -> list: return [] if o is None else list(o) if isinstance(o, (list, tuple)) else [o]

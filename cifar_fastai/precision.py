@@ -1,0 +1,156 @@
+"""Mixed precision on any device, and which precision trains fastest here.
+
+    learn.add_cb(Precision("bf16"))                      # on a CPU too, where fastai's `to_bf16` does nothing
+    choose_precision("auto", torch.device("cpu"))        # "bf16" or "fp32", after a probe of about one second, cached
+"""
+import json
+import logging
+import os
+import platform
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+from fastai.callback.core import Callback, CancelStepException
+from fastai.callback.fp16 import MixedPrecision
+from fastai.torch_core import to_float
+from torch import nn
+
+from .checkpoint import save_atomically
+from .errors import InputError, unknown
+
+__all__ = ["PRECISIONS", "Precision", "choose_precision", "machine_name", "probe"]
+
+log = logging.getLogger("cifar_fastai")
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Precision(Callback):
+    """Run the forward pass and the loss under autocast on whatever device the model is on, as fastai's `MixedPrecision` does on CUDA
+    alone. Weights, gradients and predictions stay float32; fp16 scales its loss."""
+    order = MixedPrecision.order
+    entered = None
+
+    def __init__(self, precision: str = "bf16"):
+        if precision not in PRECISIONS: raise unknown("precision", precision, PRECISIONS)
+        self.precision, self.dtype = precision, PRECISIONS[precision]
+
+    def context(self, device: torch.device) -> torch.autocast:
+        "The autocast that this precision means on `device`"
+        if self.precision == "fp16" and device.type == "cpu":
+            raise InputError("precision fp16 needs a GPU: this CPU was asked for it. Use bf16 or fp32.")
+        return torch.autocast(device.type, self.dtype, enabled=self.dtype is not None)
+
+    def before_fit(self):
+        self.cleanup()
+        self.device = next(self.model.parameters()).device
+        self.context(self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+    def before_batch(self):
+        self.cleanup()
+        self.entered = self.context(self.device)
+        self.entered.__enter__()
+
+    def after_pred(self): self.learn.pred = to_float(self.pred)
+    def after_loss(self): self.cleanup()
+    def after_cancel_batch(self): self.cleanup()
+    def after_fit(self): self.cleanup()
+
+    def before_backward(self):
+        if self.scaler.is_enabled(): self.learn.loss_grad = self.scaler.scale(self.loss_grad)
+
+    def before_step(self):
+        "Unscale; skip the step where a gradient overflowed (`GradScaler` takes `self` for the optimiser)"
+        if not self.scaler.is_enabled(): return
+        self.skipped = True
+        self.scaler.step(self)
+        self.scaler.update()
+        if self.skipped:
+            raise CancelStepException
+
+    @property
+    def param_groups(self): return self.opt.param_groups
+    def step(self, *args, **kwargs): self.skipped = False
+
+    def cleanup(self):
+        "Leave the autocast, if one is entered"
+        if self.entered is not None:
+            entered, self.entered = self.entered, None
+            entered.__exit__(None, None, None)
+
+
+def choose_precision(
+    precision: str,        # "auto", "fp32", "bf16" or "fp16"
+    device: torch.device,
+) -> str:                  # "fp32", "bf16" or "fp16"
+    "What `auto` means here: bf16 where a probe of this machine shows it to be faster, fp32 otherwise"
+    if precision != "auto":
+        if precision not in PRECISIONS: raise unknown("precision", precision, ["auto", *PRECISIONS])
+        Precision(precision).context(device)
+        return precision
+    if device.type == "cuda": return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.type != "cpu": return "fp32"
+    known, key = _read_cache(), f"{machine_name()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    if key not in known:
+        known[key] = probe(device)
+        _write_cache(known)
+    ratio = known[key]
+    log.info("precision   bf16 trains %.1f times as fast as fp32 on this CPU: %s", ratio, "bf16" if ratio > 1.05 else "fp32")
+    return "bf16" if ratio > 1.05 else "fp32"
+
+
+def probe(
+    device: torch.device,
+    seconds: float = 1.0,   # roughly what the probe may take
+) -> float:                 # time of a fp32 step / time of a bf16 step, medians
+    "Train a small stack of the convolutions that a ResNet is made of in both precisions by turns"
+    convs = [nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(),
+             nn.Conv2d(64, 128, 3, padding=1, stride=2), nn.ReLU(), nn.Conv2d(128, 128, 3, padding=1)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(*convs).to(device, memory_format=torch.channels_last)
+        x = torch.randn(32, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+    times, start = {"fp32": [], "bf16": []}, time.perf_counter()
+    with torch.enable_grad():
+        while len(times["bf16"]) < 4 or time.perf_counter() - start < seconds:
+            for name, found in times.items():
+                found.append(_step_seconds(net, x, PRECISIONS[name]))
+    return median(times["fp32"][1:]) / median(times["bf16"][1:])
+
+
+def _step_seconds(net: nn.Module, x: torch.Tensor, dtype: torch.dtype | None) -> float:
+    start = time.perf_counter()
+    with torch.autocast(x.device.type, dtype, enabled=dtype is not None): loss = net(x).float().square().mean()
+    torch.autograd.grad(loss, list(net.parameters()))
+    return time.perf_counter() - start
+
+
+def machine_name() -> str:
+    "The processor's own name, as /proc/cpuinfo gives it"
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    flags = [line for line in lines if line.startswith("flags")]
+    bf16 = " (bf16 instructions)" if flags and ("avx512_bf16" in flags[0] or "amx_bf16" in flags[0]) else ""
+    return (names[0] if names else platform.processor() or platform.machine()) + bf16
+
+
+def _cache_file() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(home) / "cifar_fastai" / "precision.json"
+
+
+def _read_cache() -> dict:
+    try: known = json.loads(_cache_file().read_text())
+    except (OSError, ValueError): return {}   # never written, or not whole: probe again
+    return {k: v for k, v in known.items() if isinstance(v, float) and v > 0} if isinstance(known, dict) else {}
+
+
+def _write_cache(known: dict) -> None:
+    try:
+        _cache_file().parent.mkdir(parents=True, exist_ok=True)
+        save_atomically(_cache_file(), json.dumps(known, indent=1).encode())
+    except (OSError, InputError) as e: log.info("precision   the probe's result could not be kept (%s): it runs again next time", e)
