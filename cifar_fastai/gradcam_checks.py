@@ -1,4 +1,4 @@
-"""What `GradCAM` is given, and what a model gives it, checked. A refusal says what was found and the way out."""
+"""What `GradCAM` is given and what a model gives it, checked. A refusal says what was found, what to do."""
 from itertools import chain
 
 import torch

@@ -1,0 +1,109 @@
+"""Does a map show what the net looks at? Insertion and deletion (RISE: Petsiuk, Das & Saenko 2018).
+
+    out = GradCAM(net, "layer3")(xb)
+    maps = upsample(out.raw, xb.shape[-2:])                          # signed: a ReLU would leave ties
+    insertion, deletion = insertion_deletion(net, xb, maps, out.target)
+    noise = random_maps(len(xb), xb.shape[-2:], out.raw.shape[-2:])  # a control of the same smoothness
+    paired_ci(deletion, insertion_deletion(net, xb, noise, out.target)[1])    # below 0: better than chance
+
+Deletion hides the places of a picture from the hottest down, insertion brings them back into a hidden
+picture in the same order. A good map makes the class's probability fall early (a small area under it) and
+rise early (a large one).
+"""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import InputError, unknown
+from .gradcam import undisturbed, upsample
+
+__all__ = ["BASELINES", "blob_map", "insertion_deletion", "paired_ci", "random_maps"]
+
+
+def _blur(xb: Tensor) -> Tensor:
+    "Gaussian, σ a sixth of the longer side: shapes are gone, colours stay"
+    sigma, r = max(xb.shape[-2:]) / 6, max(xb.shape[-2:]) // 3
+    kernel = torch.exp(-torch.arange(-r, r + 1, device=xb.device, dtype=xb.dtype) ** 2 / (2 * sigma ** 2))
+    kernel = (kernel / kernel.sum()).expand(xb.shape[1], 1, 1, -1)
+    for k, pad in ((kernel, (r, r, 0, 0)), (kernel.transpose(2, 3), (0, 0, r, r))):
+        xb = F.conv2d(F.pad(xb, pad, mode="replicate"), k, groups=xb.shape[1])
+    return xb
+
+
+def _mean(xb: Tensor) -> Tensor:
+    "Each picture's own mean colour"
+    return xb.mean((2, 3), keepdim=True).expand_as(xb)
+
+
+BASELINES = {"blur": _blur, "mean": _mean, "zero": torch.zeros_like}     # what stands where a place is hidden
+
+
+def insertion_deletion(
+    model: nn.Module,
+    xb: Tensor,                 # (N,C,H,W) float, normalised
+    maps: Tensor,               # (N,H,W), only the order of its values counts; ties in reading order
+    target: Tensor,             # (N,) classes whose probability is followed
+    steps: int = 16,            # the places are hidden in this many equal parts
+    baseline: str = "blur",     # a name in `BASELINES`
+    bs: int = 256,              # pictures at a time
+) -> tuple[Tensor, Tensor]:     # (N,) areas under the probability, each in 0…1
+    "Insertion and deletion AUC of each picture (trapezoids over the share of places). Model as before"
+    if baseline not in BASELINES: raise unknown("baseline", baseline, BASELINES)
+    if maps.shape != (len(xb), *xb.shape[-2:]):
+        raise InputError(f"maps have shape {tuple(maps.shape)}, pictures {tuple(xb.shape)}. Upsample the maps.")
+    if steps < 1: raise InputError(f"steps is {steps}. Give a number from 1 up.")
+    xb, maps = xb.as_subclass(Tensor).detach(), maps.to(xb.device)
+    target = torch.as_tensor(target, device=xb.device).as_subclass(Tensor).expand(len(xb))
+    with undisturbed(model, xb.device), torch.no_grad():
+        parts = [_areas(model, *chunk, steps, BASELINES[baseline])
+                 for chunk in zip(xb.split(bs), maps.split(bs), target.split(bs))]
+    return tuple(torch.cat(p) for p in zip(*parts))
+
+
+def _areas(model, xb: Tensor, maps: Tensor, target: Tensor, steps: int, baseline) -> tuple[Tensor, Tensor]:
+    order = maps.flatten(1).argsort(1, descending=True, stable=True)
+    rank = order.argsort(1).view(len(xb), 1, *xb.shape[-2:])           # 0 where the map is hottest
+    hidden = baseline(xb)
+    def p(x): return model(x).softmax(1).gather(1, target[:, None])[:, 0]
+    inserted, deleted = [p(hidden)], [p(xb)]
+    for k in range(1, steps):
+        hot = rank < round(k / steps * rank[0].numel())
+        inserted.append(p(torch.where(hot, xb, hidden)))
+        deleted.append(p(torch.where(hot, hidden, xb)))
+    inserted.append(deleted[0]); deleted.append(inserted[0])           # at the end all is back, or gone
+    return tuple(torch.trapezoid(torch.stack(ps), dim=0) / steps for ps in (inserted, deleted))
+
+
+def random_maps(
+    n: int,
+    size: tuple[int, int],      # (H,W) of the pictures
+    grid: tuple[int, int],      # (h,w) of the layer: the same smoothness as a map from there
+    seed: int = 0,
+) -> Tensor:                    # (n,H,W)
+    "Maps that know nothing: uniform noise at the layer's size, upsampled as a map is"
+    return upsample(torch.rand(n, *grid, generator=torch.Generator().manual_seed(seed)), size)
+
+
+def blob_map(
+    n: int,
+    size: tuple[int, int],      # (H,W) of the pictures
+) -> Tensor:                    # (n,H,W)
+    "Maps that know one thing, that objects stand in the middle: a centred Gaussian, σ a quarter of a side"
+    y, x = (torch.linspace(-1, 1, s) for s in size)
+    return torch.exp(-2 * (y[:, None] ** 2 + x ** 2)).expand(n, *size)
+
+
+def paired_ci(
+    a: Tensor,                  # (N,) one figure per picture
+    b: Tensor,                  # (N,) the other, of the same pictures
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    "Mean of a − b with low and high of its bootstrap percentile interval (Efron & Tibshirani 1993)"
+    if a.shape != b.shape or a.ndim != 1 or not len(a):
+        raise InputError(f"a has shape {tuple(a.shape)}, b {tuple(b.shape)}. Give a figure per picture in each.")
+    d = (a - b).double().cpu()
+    rows = torch.randint(len(d), (draws, len(d)), generator=torch.Generator().manual_seed(seed))
+    means, tail = d[rows].mean(1), (1 - level) / 2
+    return d.mean().item(), means.quantile(tail).item(), means.quantile(1 - tail).item()
