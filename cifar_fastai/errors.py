@@ -8,6 +8,12 @@ class InputError(ValueError):
     "A wrong input. The command line prints its text without a traceback and ends with `exit_status`"
     exit_status = 2
 
+    def __init__(self, message: str = ""):
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self): return self.message                # fastai rewrites the args of what a callback raises
+
 
 def unknown(
     kind: str,       # what was asked for, as the user calls it: "layer", "recipe", "flag"

@@ -1,0 +1,308 @@
+"""What is on disk is the old file or the new one, whatever happens in between."""
+import errno
+import hashlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from cifar_fastai import checkpoint
+from cifar_fastai.checkpoint import CheckpointError, CheckpointStore, SaveError, plain, save_atomically, write_json
+from cifar_fastai.errors import InputError
+from cifar_fastai.lock import RunLock
+
+
+def state_of(epoch):
+    "A state in which everything tells the epoch, strided memory included"
+    weight = torch.full((2, 3, 4, 4), float(epoch)).contiguous(memory_format=torch.channels_last)
+    return {"weight": weight, "history": [[epoch, 0.1 + 0.2]], "done": epoch, "nothing": None, "pair": (1, "a")}
+
+
+@pytest.fixture
+def store(tmp_path):
+    "Epochs 1 to 3 saved, the last two of them kept"
+    store = CheckpointStore(tmp_path/"checkpoints")
+    for epoch in (1, 2, 3): store.save(state_of(epoch), epoch, fingerprint={"seed": 0, "classes": ["cat", "dog"]})
+    return store
+
+
+def names(folder): return sorted(p.name for p in folder.iterdir())
+
+
+# save_atomically
+
+def test_a_file_is_replaced_and_its_sha256_returned(tmp_path):
+    path = tmp_path/"new folder"/"a ü.bin"
+    assert save_atomically(path, b"old") == hashlib.sha256(b"old").hexdigest()
+    assert save_atomically(path, b"new") == hashlib.sha256(b"new").hexdigest()
+    assert path.read_bytes() == b"new" and names(path.parent) == ["a ü.bin"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failing_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, call, code):
+    path = tmp_path/"a.bin"
+    save_atomically(path, b"old")
+    def fail(*_): raise OSError(code, os.strerror(code))
+    monkeypatch.setattr(checkpoint.os, call, fail)
+    with pytest.raises(SaveError, match=rf"cannot write {path} \(1,234 bytes\): {os.strerror(code)}") as error:
+        save_atomically(path, bytes(1234))
+    assert error.value.exit_status == 1 and "\n" not in str(error.value)
+    assert path.read_bytes() == b"old" and names(tmp_path) == ["a.bin"]
+
+
+def test_an_interrupted_save_leaves_no_temporary_file(tmp_path, monkeypatch):
+    def interrupt(*_): raise KeyboardInterrupt
+    monkeypatch.setattr(checkpoint.os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt): save_atomically(tmp_path/"a.bin", b"new")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_disk_that_is_really_full_is_reported(tmp_path, monkeypatch):
+    real = os.open
+    monkeypatch.setattr(checkpoint.os, "open", lambda path, flags, *mode:
+                        real("/dev/full", os.O_WRONLY) if str(path).endswith(".tmp") else real(path, flags, *mode))
+    with pytest.raises(SaveError, match="No space left on device"): save_atomically(tmp_path/"a.bin", bytes(9))
+
+
+def test_the_rights_of_a_file_follow_the_umask(tmp_path):
+    for umask, mode in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(umask)
+        try: save_atomically(tmp_path/f"{umask}.bin", b"x")
+        finally: os.umask(before)
+        assert (tmp_path/f"{umask}.bin").stat().st_mode & 0o777 == mode
+
+
+def test_json_is_written_for_people_and_refuses_nan(tmp_path):
+    write_json(tmp_path/"a.json", {"name": "Müsli", "n": 1})
+    assert (tmp_path/"a.json").read_text() == '{\n  "name": "Müsli",\n  "n": 1\n}\n'
+    with pytest.raises(ValueError, match="Out of range float"): write_json(tmp_path/"a.json", float("nan"))
+    assert json.loads((tmp_path/"a.json").read_text())["n"] == 1
+
+
+# plain
+
+def test_plain_values_lose_their_types_but_no_bit():
+    value = plain({"f": np.float64(0.1), "a": np.array([1, 2**32 - 1], np.uint32), "t": (1, [np.int64(2)]),
+                   "v": torch.arange(100)[3:5], "p": torch.nn.Parameter(torch.ones(1))})
+    assert type(value["f"]) is float and value["f"] == 0.1 and value["a"].tolist() == [1, 4294967295]
+    assert value["t"] == (1, [2]) and type(value["p"]) is torch.Tensor
+    assert value["v"].tolist() == [3, 4] and value["v"].untyped_storage().nbytes() == 16, "saved without the other 98"
+
+
+def test_an_object_is_refused_by_its_place():
+    with pytest.raises(TypeError, match=r"state\['a'\]\[1\] is a Random"): plain({"a": [0, __import__("random").Random()]})
+
+
+# CheckpointStore
+
+def test_the_newest_state_comes_back_bit_for_bit(store):
+    state = store.load_newest(expect={"seed": 0})
+    assert state["weight"].equal(state_of(3)["weight"]) and state["weight"].stride() == state_of(3)["weight"].stride()
+    assert {k: v for k, v in state.items() if k != "weight"} == {k: v for k, v in state_of(3).items() if k != "weight"}
+
+
+def test_the_last_two_are_kept_and_nothing_else_lies_about(store):
+    assert names(store.folder) == ["epoch-0002.json", "epoch-0002.pt", "epoch-0003.json", "epoch-0003.pt"]
+    store.save(state_of(3), 3, batch=17)
+    assert names(store.folder)[::2] == ["epoch-0003-batch-00017.json", "epoch-0003.json"]
+    assert store.newest().name == "epoch-0003-batch-00017.pt"
+
+
+def test_the_manifest_says_what_it_is(store):
+    manifest = json.loads((store.folder/"epoch-0003.json").read_text())
+    data = (store.folder/"epoch-0003.pt").read_bytes()
+    assert manifest["sha256"] == hashlib.sha256(data).hexdigest() and manifest["bytes"] == len(data)
+    assert (manifest["epoch"], manifest["batch"]) == (3, 0) and manifest["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert manifest["fingerprint"] == {"seed": 0, "classes": ["cat", "dog"]}
+
+
+def test_an_empty_or_missing_folder_has_nothing_to_resume(tmp_path):
+    assert CheckpointStore(tmp_path).load_newest() is None and CheckpointStore(tmp_path/"none").load_newest() is None
+
+
+class Hostile:
+    "Runs a command where it is unpickled"
+    def __init__(self, marker): self.marker = str(marker)
+    def __reduce__(self): return (os.system, (f"touch '{self.marker}'",))
+
+
+def truncate(path): path.write_bytes(path.read_bytes()[:-100])
+def empty(path): path.write_bytes(b"")
+def remove(path): path.unlink()
+def hostile(path): path.write_bytes(pickle.dumps(Hostile(path.parent/"marker")))
+def hostile_zip(path): torch.save({"model": Hostile(path.parent/"marker")}, path)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data)//2] ^= 1
+    path.write_bytes(data)
+
+
+def forged(path):
+    "Hostile, with a manifest that vouches for it"
+    hostile_zip(path)
+    data, manifest = path.read_bytes(), path.with_suffix(".json")
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {
+        "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}))
+
+
+def list_instead(path):
+    torch.save([1, 2], path)
+    data, manifest = path.read_bytes(), path.with_suffix(".json")
+    manifest.write_text(json.dumps({"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "fingerprint": {}}))
+
+
+def manifest_cut(path): path.with_suffix(".json").write_text('{"sha256": "ab')
+def manifest_deep(path): path.with_suffix(".json").write_text("["*100_000)
+def manifest_types(path): path.with_suffix(".json").write_text('{"sha256": 1, "bytes": "x", "fingerprint": []}')
+
+
+DAMAGE = [truncate, empty, remove, flip, hostile, hostile_zip, forged, list_instead, manifest_cut, manifest_deep, manifest_types]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda f: f.__name__)
+def test_f4_a_bad_newest_checkpoint_falls_back_with_one_line(store, damage, caplog):
+    damage(store.folder/"epoch-0003.pt")
+    assert store.load_newest(expect={"seed": 0})["done"] == 2
+    assert len(caplog.messages) == 1 and "epoch-0003.pt" in caplog.messages[0] and "\n" not in caplog.messages[0]
+    assert not (store.folder/"marker").exists()
+
+
+def test_f4_control_the_hostile_file_would_run_if_it_were_unpickled(tmp_path):
+    hostile(tmp_path/"x.pt")
+    pickle.loads((tmp_path/"x.pt").read_bytes())
+    assert (tmp_path/"marker").exists()
+
+
+def test_f4_a_run_goes_on_over_a_bad_checkpoint_without_losing_the_good_one(store):
+    flip(store.folder/"epoch-0003.pt")
+    assert store.load_newest()["done"] == 2
+    store.save(state_of(2), 2, batch=5)
+    assert [p.name for p in store.complete()] == ["epoch-0002.pt", "epoch-0002-batch-00005.pt"]
+    assert store.load_newest()["done"] == 2
+
+
+@pytest.mark.parametrize("damage", [flip, forged, manifest_cut], ids=lambda f: f.__name__)
+def test_f5_where_all_are_bad_each_is_listed(store, damage):
+    for epoch in (2, 3): damage(store.folder/f"epoch-000{epoch}.pt")
+    with pytest.raises(CheckpointError, match="epoch-0003.pt .*; epoch-0002.pt ") as error: store.load_newest()
+    assert error.value.exit_status == 1 and "\n" not in str(error.value)
+    assert len(names(store.folder)) >= 4, "the evidence stays"
+
+
+def test_f6_another_runs_checkpoint_is_refused_by_the_name_of_the_field(store):
+    with pytest.raises(InputError, match="seed was 0, is now 1; limit was null, is now 5"):
+        store.load_newest(expect={"seed": 1, "classes": ("cat", "dog"), "limit": 5})
+    assert store.load_newest(expect={"classes": ("cat", "dog")})["done"] == 3, "a tuple is what JSON made a list of"
+
+
+def test_an_unfinished_save_is_swept_away_and_a_living_ones_file_is_not(store):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for pid in (dead.pid, os.getppid()): (store.folder/f".epoch-0004.pt.{pid}-0123abcd.tmp").write_bytes(b"part")
+    (store.folder/"epoch-0004.pt").write_bytes(b"without a manifest")
+    (store.folder/"notes.txt").write_text("mine")
+    assert store.load_newest()["done"] == 3
+    store.save(state_of(5), 5)
+    assert names(store.folder) == [f".epoch-0004.pt.{os.getppid()}-0123abcd.tmp", "epoch-0003.json", "epoch-0003.pt",
+                                   "epoch-0005.json", "epoch-0005.pt", "notes.txt"]
+
+
+KILL_AT_EACH_LINE = textwrap.dedent("""
+    import os, signal, sys, torch
+    from cifar_fastai import checkpoint
+    from cifar_fastai.checkpoint import CheckpointStore
+    torch.set_num_threads(1)
+    state = lambda epoch: {"weight": torch.full((64,), float(epoch)), "done": epoch}
+
+    def save_until_line(store, epoch, n):
+        "Save in a child that kills itself at the n-th line of the module that it comes to; whether it lived"
+        seen = 0
+        def trace(frame, event, arg):
+            nonlocal seen
+            if frame.f_code.co_filename != checkpoint.__file__: return None
+            seen += event == "line"
+            if seen > n: os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+        child = os.fork()
+        if not child:
+            try: sys.settrace(trace), store.save(state(epoch), epoch)
+            except BaseException: os._exit(1)
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        assert status in (0, signal.SIGKILL), status
+        return status == 0
+
+    os.fsync = lambda fd: None                                # slow, and against power cuts only
+    store, n, epoch, old, new, lived = CheckpointStore(sys.argv[1]), 0, 0, 0, 0, False
+    store.save(state(0), 0)
+    while not lived:
+        store.save(state(epoch + 1), epoch + 1)               # a rerun takes the leftovers away
+        assert len(os.listdir(store.folder)) == 4, os.listdir(store.folder)
+        lived = save_until_line(store, epoch + 2, n)
+        found = store.load_newest()
+        assert found["done"] in (epoch + 1, epoch + 2) and found["weight"].equal(state(found["done"])["weight"]), n
+        assert len(store.complete()) >= 2, n
+        old, new = old + (found["done"] == epoch + 1), new + (found["done"] == epoch + 2)
+        epoch, n = epoch + 2, n + 1
+    print(n, old, new)
+""")
+
+
+def test_f1_killed_at_each_line_of_the_save_routine_one_complete_checkpoint_is_the_newest(tmp_path):
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", KILL_AT_EACH_LINE, tmp_path/"c"],
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    lines, old, new = map(int, done.stdout.split())
+    assert lines > 80 and old > 40 and new > 5, "killed before and after the moment at which the new one counts"
+
+
+# RunLock
+
+HOLD = "import sys; from cifar_fastai.lock import RunLock\nwith RunLock(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
+
+
+def holder_of(folder):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_f22_a_second_process_is_refused_at_once_and_the_first_is_unhurt(tmp_path):
+    first = holder_of(tmp_path)
+    with pytest.raises(InputError, match=f"in use by process {first.pid}"), RunLock(tmp_path): pass
+    first.communicate("")
+    assert first.returncode == 0 and names(tmp_path) == []
+    with RunLock(tmp_path): assert (tmp_path/".lock").read_text() == str(os.getpid())
+
+
+def test_f22_the_lock_of_a_killed_process_is_free(tmp_path):
+    first = holder_of(tmp_path)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    with RunLock(tmp_path): assert (tmp_path/".lock").read_text() == str(os.getpid())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_f22_a_worker_that_outlives_its_parent_does_not_keep_the_lock(tmp_path):
+    script = ("import os, sys, time; from cifar_fastai.lock import RunLock\nwith RunLock(sys.argv[1]):\n"
+              " if os.fork(): os._exit(0)\n print('orphan', flush=True); sys.stdin.read()")
+    orphan = subprocess.Popen([sys.executable, "-c", script, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert orphan.stdout.readline() == "orphan\n"
+    with RunLock(tmp_path): orphan.communicate("")
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_written_in_is_named(tmp_path):
+    (tmp_path/"file").write_text("")
+    with pytest.raises(InputError, match=f"cannot write in {tmp_path}/file"), RunLock(tmp_path/"file"): pass
