@@ -1,4 +1,4 @@
-"""The official CIFAR files, packed or unpacked: read member by member, by name, type and size, never extracted.
+"""The official CIFAR files, packed or unpacked: read member by member, by name, type and size.
 
     cifar = read_official("cifar-10-python.tar.gz")         # any of the four archives, or its unpacked folder
     cifar.x_train.shape, cifar.classes                      # (50000, 32, 32, 3), ('airplane', …)
@@ -43,7 +43,7 @@ class Kind:
     def binary(self): return self.test.endswith(".bin")
     @property
     def members(self): return (*self.train, self.test, self.meta)
-    def lies_in(self, folder): return any((folder / m).is_file() for m in (*self.train, self.test))
+    def lies_in(self, folder): return sum((folder / m).is_file() for m in self.members) > 1   # one: by chance
 
 
 KINDS = (
@@ -115,7 +115,7 @@ def _check_md5(path, expected, found):
 
 def _read_folder(folder, unverified):
     kind = next((k for k in KINDS if k.lies_in(folder)), None)
-    if kind is None: raise InputError(f"{folder} holds no CIFAR batches. Give {KINDS[0].folder} or the archive.")
+    if kind is None: raise InputError(f"{folder} holds no CIFAR batches. Give their folder or archive.")
     if kind.binary and not unverified:
         raise InputError(f"{folder} cannot be verified: for unpacked binary files no MD5 sums are published. "
                          f"Give {kind.archive} itself, or pass --unverified.")
@@ -143,7 +143,7 @@ def _read_archive(path, unverified):
         except InputError: raise
         except Exception as e:   # hostile bytes: tarfile, zlib and lzma raise more kinds than they document
             what = f"{type(e).__name__}: {one_line(e)}"
-            raise InputError(f"{path} is no tar archive, damaged or cut short ({what}). Fetch it again.") from e
+            raise InputError(f"{path} is no archive, damaged or cut short ({what}). Fetch it again.") from e
 
 
 def _unpacked(file):
@@ -177,8 +177,8 @@ def _read_members(path, stream):
             what = f"{path}: member {one_line(m.name)}"
             if not kind or folder != kind.folder or name not in (*kind.members, *kind.extra):
                 raise InputError(f"{what} is in no CIFAR archive. Use the official one.")
-            if not m.isreg() or m.issparse(): raise InputError(f"{what} is no file. Use the official archive.")
-            if name in members: raise InputError(f"{what} is there twice. Use the official archive.")
+            if not m.isreg() or m.issparse(): raise InputError(f"{what} is no file. Use the official one.")
+            if name in members: raise InputError(f"{what} is there twice. Use the official one.")
             _check_size(what, m.size, kind.largest)
             members[name] = tar.extractfile(m).read()
             if len(members[name]) != m.size: raise EOFError(f"{name} ends early")

@@ -1,7 +1,7 @@
-"""The members of the official archives: bytes → rows of pixels, labels, class names. No code in them can run.
+"""Members of the official archives: bytes → rows of pixels, labels, class names. No code in them can run.
 
-Row formats: https://www.cs.toronto.edu/~kriz/cifar.html. A pickle is scanned first, then loaded by an unpickler
-in which even numpy's names stand for classes that only take notes."""
+Row formats: https://www.cs.toronto.edu/~kriz/cifar.html. A pickle is scanned first, then loaded by an
+unpickler in which even numpy's names stand for classes that only take notes."""
 import io
 import pickle
 import pickletools
@@ -104,7 +104,7 @@ def _unpickle(raw, where):
             if "PUT" in op.name and arg > len(raw): raise ValueError(f"memo index {arg}")
         batch = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
         return {k if isinstance(k, str) else k.decode(): v for k, v in batch.items()}
-    except InputError as e: raise InputError(f"{where} {e}: refused, not run. Use the official archive.") from e
+    except InputError as e: raise InputError(f"{where} {e}: refused, not run. Use the official one.") from e
     except Exception as e:   # hostile bytes: the pickle module raises whatever comes
         what = f"{type(e).__name__}: {one_line(e)}"
         raise InputError(f"{where} is no CIFAR batch ({what}). Fetch it again.") from e

@@ -1,6 +1,6 @@
 """A source → checked pictures, labels and class names, in memory as uint8. No fastai.
 
-    data = load_data("digits")               # "cifar10", "cifar100", "digits", an archive, a folder of pictures
+    data = load_data("digits")               # "cifar10", "cifar100", "digits", an archive, a folder
     data.x_train.shape, data.classes         # (1437, 32, 32, 3), ('0', '1', …)
     small = data.limit(500, seed=0)          # stratified, the same pictures whatever the order of the files
     train, held = data.holdout(200, seed=0)  # indices into x_train"""
@@ -45,9 +45,9 @@ class ImageData:
         top = len(self.classes) - 1
         for what, x, y in (("training", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
             if x.dtype != np.uint8 or x.shape != (len(x), self.size, self.size, 3):
-                raise InputError(f"{what} pictures are {x.dtype} {x.shape}, not uint8 (N,S,S,3). Use load_data.")
+                raise InputError(f"{what} pictures are {x.dtype} {x.shape}, expected uint8 (N,S,S,3).")
             if len(x) != len(y) or not len(x):
-                raise InputError(f"there are {len(x)} {what} pictures and {len(y)} labels. Give one for each.")
+                raise InputError(f"{len(x)} {what} pictures have {len(y)} labels. Give each its own.")
             if y.min() < 0 or y.max() > top:
                 raise InputError(f"{what} labels go from {y.min()} to {y.max()}, expected 0 to {top}.")
         for name in ("x_train", "y_train", "x_test", "y_test"):   # read-only, as from a memory-mapped cache
@@ -59,8 +59,8 @@ class ImageData:
     def size(self) -> int: return self.x_train.shape[1]
 
     def __repr__(self):
-        return (f"ImageData({self.source}: {len(self.x_train):,} training and {len(self.x_test):,} test pictures "
-                f"of {self.size}×{self.size}, {len(self.classes)} classes)")
+        return (f"ImageData({self.source}: {len(self.x_train):,} training and {len(self.x_test):,} test "
+                f"pictures of {self.size}×{self.size}, {len(self.classes)} classes)")
 
     def limit(
         self,
@@ -70,7 +70,7 @@ class ImageData:
         "The same data with `n` training pictures, stratified and chosen by content; the test set as it is"
         if n >= len(self.x_train): return self
         if n < len(self.classes):
-            raise InputError(f"limit {n} is less than the {len(self.classes)} classes. Give one a class or more.")
+            raise InputError(f"limit {n} is below the {len(self.classes)} classes. Give one a class or more.")
         idx, _ = _stratified(self.x_train, self.y_train, n, seed)
         x, y = np.ascontiguousarray(self.x_train[idx]), self.y_train[idx]
         about = _describe(x, y, self.x_test, self.y_test, self.classes)
@@ -82,15 +82,16 @@ class ImageData:
         n: int = 5000,   # so many training pictures are held out, but never more than 20 % of them
         seed: int = 0,   # which ones
     ) -> tuple:          # (train_idx, holdout_idx) into x_train, int64
-        "A stratified split of the training pictures by seed and content. A picture with a twin is not held out"
-        if n < 1: raise InputError(f"holdout of {n} pictures is none. Give 1 or more.")
-        n = min(n, len(self.x_train) // 5)
-        if n < 1: raise InputError(f"{len(self.x_train)} training pictures are too few to hold any out. Give 5.")
+        "A stratified split of the training pictures by seed and content. One that has a twin is not held out"
+        most = len(self.x_train) // 5
+        n = min(n, most)
+        if n < 1: raise InputError(f"holdout of {n} pictures, expected 1 to {most}. Hold out others.")
         held, keys = _stratified(self.x_train, self.y_train, n, seed)
         rest = np.ones(len(keys), bool)
         rest[held] = False
         twin = np.isin(keys[held], keys[rest])
         rest[held[twin]] = True
+        if twin.all(): raise InputError("every picture to hold out is there twice. Remove the doubles.")
         return np.flatnonzero(rest), held[~twin]
 
 
@@ -102,7 +103,7 @@ def content_keys(
 ) -> np.ndarray:      # (N,) uint64
     "A keyed 64-bit hash (BLAKE2b) of each picture: equal pictures have equal keys, whatever their place"
     key = int(seed).to_bytes(8, "little", signed=True)
-    hashes = (hashlib.blake2b(p, digest_size=8, key=key).digest() for p in x)
+    hashes = (hashlib.blake2b(p, digest_size=8, key=key).digest() for p in np.ascontiguousarray(x))
     return np.fromiter((int.from_bytes(h, "little") for h in hashes), np.uint64, len(x))
 
 
@@ -129,7 +130,8 @@ def statistics(
     for i in range(0, len(x), 2048):
         part = x[i:i + 2048].reshape(len(x[i:i + 2048]), -1)
         total += part.sum(0, dtype=np.uint32).reshape(-1, 3).sum(0, dtype=np.int64)
-        squares += np.square(part, dtype=np.uint32).sum(0, dtype=np.uint32).reshape(-1, 3).sum(0, dtype=np.int64)
+        part = np.square(part, dtype=np.uint32).sum(0, dtype=np.uint32)   # 2048 × 255² fit
+        squares += part.reshape(-1, 3).sum(0, dtype=np.int64)
     n = x[..., 0].size
     mean = tuple(int(t) / (255 * n) for t in total)
     std = tuple(((n * int(q) - int(t) ** 2) / n ** 2) ** .5 / 255 for t, q in zip(total, squares))
@@ -161,15 +163,17 @@ def load_data(
     source: str | Path = "cifar10",   # "cifar10", "cifar100", "digits", or the path of an archive or a folder
     *,
     size: int = 32,                   # side of the pictures, 8 to 256
-    unverified: bool = False,         # take official files whose MD5 is not the official one
+    unverified: bool = False,         # take the files at a path or in CIFAR10_DIR whatever their MD5
     download: bool = True,            # fetch CIFAR where it is not found
 ) -> ImageData:
     "Checked pictures from `source`. Raises: InputError, in one line, where that cannot be"
     if type(size) is not int or not 8 <= size <= 256:
         raise InputError(f"picture size {size!r} is not a whole number from 8 to 256.")
-    if source == "digits": return _digits(size)
-    if source in ("cifar10", "cifar100"): return _cifar(source, size, unverified, download)
-    return _from_path(Path(source).expanduser(), size, unverified)
+    try:
+        if source == "digits": return _digits(size)
+        if source in ("cifar10", "cifar100"): return _cifar(source, size, unverified, download)
+        return _from_path(Path(os.path.expanduser(source)), size, unverified)
+    except OSError as e: raise InputError(f"cannot read data {source} ({e}). Check path and rights.") from e
 
 
 def _build(arrays, classes, source, files=(None, None), about=None):
@@ -183,7 +187,7 @@ def _build(arrays, classes, source, files=(None, None), about=None):
 
 
 def _digits(size):
-    "scikit-learn's digits: 8×8 grey 0…16 → RGB 0…255, enlarged by PIL's bicubic filter; split 80/20, seed 0"
+    "scikit-learn's digits: 8×8 grey 0…16 → RGB 0…255, enlarged by PIL's bicubic filter; 80/20 by seed 0"
     from PIL import Image
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -209,7 +213,7 @@ def _from_path(path, size, unverified, name=""):
     if path.is_dir():
         found = official_in(path, name)
         if not found:
-            some = ", ".join(sorted(os.listdir(path))[:5]) or "nothing"
+            some = ", ".join(sorted(p for p in os.listdir(path) if p[0] != ".")[:5]) or "nothing"
             raise InputError(f"data folder {path} has no train/ and test/ and no {name or 'CIFAR'} files "
                              f"(found: {some}). {LAYOUT}")
         path = found[0]
@@ -225,10 +229,10 @@ def _resized(x, size): return x if x.shape[1] == size else np.stack([read_pictur
 
 
 def _cifar(name, size, unverified, download):
-    "CIFAR from where its variable says, else from where it lies, else from its authors; `search` has the order"
+    "CIFAR from where its variable says, else from where it lies, else fetched; `search` has the order"
     variable = f"{name.upper()}_DIR"
     if os.environ.get(variable):
-        path = Path(os.environ[variable]).expanduser()
+        path = Path(os.path.expanduser(os.environ[variable]))
         if not path.exists(): raise InputError(f"{variable}={path} is not there. Correct or unset it.")
         return _from_path(path, size, unverified, name)
     for path in search.already_here(name):
@@ -239,5 +243,5 @@ def _cifar(name, size, unverified, download):
         return _from_path(search.fetch(name), size, False, name)
     except InputError as e:
         tried = ", ".join(map(str, search.places()))
-        raise InputError(f"{name} was not found in {tried}; {variable} is not set; {e}. Give --data a path, set "
-                         f"{variable}, or use --data digits, which needs no download.") from e
+        raise InputError(f"{name} was not found in {tried}; {variable} is not set; {e}. Give --data a path, "
+                         f"set {variable}, or use --data digits, which needs no download.") from e

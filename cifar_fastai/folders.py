@@ -10,6 +10,7 @@ import stat
 import time
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def read_folder(
     size: int,       # side of the pictures
     describe,        # f(x_train, y_train, x_test, y_test, classes) -> dict for JSON, cached with the pictures
 ) -> Folder:
-    """All pictures below `root`; from the second time on from a memory-mapped cache, while no file has changed.
+    """All pictures below `root`; the second time from a memory-mapped cache, while no file has changed.
     Raises: InputError where classes differ, are empty or fewer than two, or a file is no readable picture"""
     root = Path(root)
     classes = _classes(root)
@@ -105,7 +106,7 @@ def _decode(root, train, test, size, mean_bytes):
         for i in range(start, min(start + 256, total)):
             x[i] = read_picture(f"{base}/{train[i] if i < len(train) else test[i - len(train)]}", size)
 
-    threads = os.cpu_count() if mean_bytes > 10_000 else 1   # 32×32 JPEG: 110 µs by one thread, 150 µs by two
+    threads = os.cpu_count() if mean_bytes > 10_000 else 1   # 32×32 JPEG: 110 µs by one, 150 µs by two
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(read_some, range(0, total, 256)): pass
     return x
@@ -169,7 +170,8 @@ def _save_cache(path, key, x, about):
         os.replace(part, path)
     except OSError as e:
         log.warning("cannot cache pictures in %s (%s): going on without", path.parent, e.strerror or e)
-        if part.exists(): part.unlink()
+    finally:
+        with suppress(OSError): part.unlink()
 
 
 def _seal(tail, x): return hashlib.sha256((json.dumps(tail, sort_keys=True) + digest(x)).encode()).hexdigest()

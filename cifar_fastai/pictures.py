@@ -14,14 +14,14 @@ __all__ = ["RULE", "SUFFIXES", "read_picture"]
 RULE = 1                   # raise it when `read_picture` changes a value: cached pictures are read again
 MAX_PIXELS = 89_478_485    # Pillow's own mark for a decompression bomb (a quarter of a gigabyte of RGB)
 SUFFIXES = frozenset((
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".avif", ".tif", ".tiff",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".pcx", ".jp2"))
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".avif", ".tif",
+    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".pcx", ".jp2"))
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "PPM", "TGA", "ICO", "PCX",
            "JPEG2000")     # not EPS, PDF, WMF: to show those Pillow runs other programs
 
 
 def read_picture(
-    source,            # path, bytes, PIL image, or array (H,W[,1|3|4]) of uint8, uint16, bool or float in 0…1
+    source,            # path, bytes, PIL image, array (H,W[,1|3|4]) of uint8, uint16, bool, float in 0…1
     size: int = 32,    # the side of the result
 ) -> np.ndarray:       # (size,size,3) uint8
     """One picture by one rule: first frame; turned as EXIF says; 16 bits scaled to 8; palette, grey and CMYK
@@ -42,7 +42,7 @@ def _read(source, size):
     if isinstance(source, np.ndarray): return _squeeze(_from_array(source), size)
     if isinstance(source, Image.Image): return _squeeze(source, size)
     if isinstance(source, bytes | bytearray | memoryview): source = io.BytesIO(source)
-    elif not isinstance(source, str | os.PathLike): raise InputError("expected path, bytes, PIL image or array")
+    elif not isinstance(source, str | os.PathLike): raise InputError("not a path, bytes, PIL image, array")
     with Image.open(source, formats=FORMATS) as im:
         if im.width * im.height > MAX_PIXELS: raise InputError(f"{im.width}×{im.height} pixels are too many")
         if im.format == "JPEG": im.draft("RGB", (4 * size, 4 * size))
@@ -82,7 +82,7 @@ def _from_array(a):
     if a.dtype == bool: a = a * np.uint8(255)
     elif a.dtype == np.uint16: a = _eight_bits(a)
     elif a.dtype.kind == "f":
-        if not (np.isfinite(a).all() and a.min() >= 0 and a.max() <= 1): raise InputError("floats beyond 0…1")
+        if not ((a >= 0) & (a <= 1)).all(): raise InputError("floats that are not in 0…1")
         a = np.rint(a * 255).astype(np.uint8)
     elif a.dtype != np.uint8: raise InputError(f"{a.dtype} values, expected uint8, uint16, bool or float")
     return Image.fromarray(np.ascontiguousarray(a))

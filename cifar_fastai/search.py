@@ -2,8 +2,9 @@
 
 Order: the `CIFAR10_DIR` (`CIFAR100_DIR`) variable; then, in each of ./, ./data, ~/data, the cache folder
 (`folders.cache_dir`), $TORCH_HOME or ~/.cache/torch and its datasets/, and fastai's data and archive folders
-($FASTAI_HOME or ~/.fastai, as its config.ini says): the official archives, packed or unpacked, and for CIFAR-10
-a whole folder cifar10/train/<class>/*, cifar10/test/<class>/*; then the official archive, by torchvision."""
+($FASTAI_HOME or ~/.fastai, as its config.ini says): the official archives, packed or unpacked, and for
+CIFAR-10 a whole folder cifar10/train/<class>/*, cifar10/test/<class>/*; then the official archive, which
+torchvision downloads."""
 import configparser
 import logging
 import os
@@ -27,11 +28,12 @@ def places() -> list:
     "The folders that are searched, in order"
     home = Path(os.path.expanduser("~"))
     torch = Path(os.environ.get("TORCH_HOME") or home / ".cache/torch")
-    fastai = Path(os.environ.get("FASTAI_HOME") or home / ".fastai").expanduser()
+    fastai = Path(os.path.expanduser(os.environ.get("FASTAI_HOME") or home / ".fastai"))
     ini = configparser.ConfigParser()
     try: ini.read(fastai / "config.ini")
-    except (configparser.Error, UnicodeDecodeError): log.warning("%s/config.ini is unreadable: ignored", fastai)
-    own = [fastai / os.path.expanduser(ini.get("DEFAULT", k, fallback=k, raw=True)) for k in ("data", "archive")]
+    except (configparser.Error, ValueError): log.warning("%s/config.ini is unreadable: ignored", fastai)
+    own = [ini.get("DEFAULT", k, fallback=k, raw=True) for k in ("data", "archive")]
+    own = [fastai / os.path.expanduser(p) for p in own]
     found = [Path(), Path("data"), home / "data", cache_dir(), torch, torch / "datasets", *own]
     return [p for p in found if p and "~" not in p.parts]
 
@@ -42,8 +44,10 @@ def already_here(
     "What lies in `places` that looks like `name`"
     found = []
     for place in places():
-        found += official_in(place, name)
-        if name == "cifar10" and _is_whole(place / name): found.append(place / name)
+        try:
+            found += official_in(place, name)
+            if name == "cifar10" and _is_whole(place / name): found.append(place / name)
+        except OSError as e: log.warning("passed over: %s", e)
     return found
 
 
