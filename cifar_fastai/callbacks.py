@@ -7,14 +7,15 @@ import sys
 import torch
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.progress import ProgressCallback
-from fastai.learner import AvgLoss, AvgMetric, AvgSmoothLoss, Recorder
-from fastai.torch_core import find_bs
+from fastai.learner import Recorder
 from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import ConsoleProgressBar
 
+from .errors import InputError
+from .gradcam import GradCAM
 from .precision import Precision
 
-__all__ = ["DeviceRecorder", "EpochSeed", "EpochTable", "L1Loss", "WatchProgress", "mean_metric"]
+__all__ = ["EpochSeed", "EpochTable", "GradCAMCallback", "L1Loss", "WatchProgress"]
 
 class EpochSeed(Callback):
     """Tell the loader which epoch comes, and seed torch's generator (dropout, mixup) from (seed, epoch, batch), so that an epoch does
@@ -58,78 +59,24 @@ class L1Loss(Callback):
         self.learn.loss_grad = self.loss_grad + self.factor * sum(w.float().abs().sum() for w in weights)
 
 
-class _DeviceMean:
-    "A mean over pictures that stays on the device until it is read: no synchronisation a batch"
-    def reset(self): self.total, self.count = 0.0, 0
-
-    def accumulate(self, learn):
-        bs = find_bs(learn.yb)
-        self.total = self.total + self.of_batch(learn).detach() * bs
-        self.count += bs
-
-    @property
-    def value(self): return self.total / self.count if self.count else None
-
-
-class _DeviceMetric(_DeviceMean, AvgMetric):
-    def of_batch(self, learn): return torch.as_tensor(self.func(learn.pred, *learn.yb))
-
-
-class _DeviceLoss(_DeviceMean, AvgLoss):
-    def of_batch(self, learn): return learn.loss.mean()
-
-
-class _DeviceSmoothLoss(AvgSmoothLoss):
-    def reset(self): self.count, self.val = 0, None
-
-    def accumulate(self, learn):
-        self.count += 1
-        loss = learn.loss.detach().mean().as_subclass(torch.Tensor)
-        self.val = torch.lerp(loss, torch.zeros_like(loss) if self.val is None else self.val, self.beta)
-
-    @property
-    def value(self): return self.val / (1 - self.beta ** self.count)
-
-
-def mean_metric(metric):
-    "A fastai metric that averages over pictures, made to do so on the device; others as they are"
-    return _DeviceMetric(metric.func) if type(metric) is AvgMetric else metric
-
-
-class DeviceRecorder(Recorder):
-    "fastai's `Recorder`, without a synchronisation a batch: losses are fetched once an epoch"
-    name = "recorder"
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.loss, self.smooth_loss = _DeviceLoss(), _DeviceSmoothLoss(self.smooth_loss.beta)
-
-    def after_train(self):
-        self.fetch()
-        super().after_train()
-
-    def fetch(self):
-        "Bring the losses recorded so far to the CPU"
-        new = [k for k, v in enumerate(self.losses) if v.device.type != "cpu"]
-        for k, v in zip(new, torch.stack([self.losses[k] for k in new]).cpu() if new else ()): self.losses[k] = v
-
-
 class EpochTable(Callback):
-    "One line an epoch: losses, accuracy, rate and time, through `write` (in a notebook fastai's own table stands there instead)"
-    order, remove_on_fetch = DeviceRecorder.order + 1, True
+    "One line an epoch: losses, accuracy, highest rate, time; in a notebook fastai's own table stands there instead"
+    order, remove_on_fetch = Recorder.order + 1, True
 
     def __init__(self, write=print): self.write = write
 
     def before_fit(self):
         self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds") and not IN_NOTEBOOK
-        if self.run: self.write(f"{'epoch':>8}  {'train loss':>10}  {'valid loss':>10}  {'accuracy':>8}  {'rate':>8}  {'time':>6}")
+        head = f"{'epoch':>8}  {'train loss':>10}  {'valid loss':>10}  {'accuracy':>8}  {'rate':>8}  {'time':>6}"
+        if self.run: self.write(head)
 
     def after_epoch(self):
         rec = self.recorder
         row = dict(zip(rec.metric_names[1:-1], rec.log[1:-1]))
         cell = lambda key, form: format(row[key], form) if row.get(key) is not None else "-"  # noqa: E731
-        self.write(f"{f'{self.epoch + 1}/{self.n_epoch}':>8}  {cell('train_loss', '.4f'):>10}  {cell('valid_loss', '.4f'):>10}  "
-                   f"{cell('accuracy', '.2%'):>8}  {rec.lrs[-1] if rec.lrs else 0:>8.2g}  {rec.log[-1]:>6}")
+        self.write("  ".join([f"{f'{self.epoch + 1}/{self.n_epoch}':>8}", f"{cell('train_loss', '.4f'):>10}",
+                              f"{cell('valid_loss', '.4f'):>10}", f"{cell('accuracy', '.2%'):>8}",
+                              f"{max(rec.lrs[-len(self.dls.train):], default=0):>8.2g}", f"{rec.log[-1]:>6}"]))
 
 
 class WatchProgress(ProgressCallback):
@@ -166,3 +113,77 @@ class WatchProgress(ProgressCallback):
 
 
 def _quiet(*_): "Where the epoch table already says it"
+
+
+class GradCAMCallback(Callback):
+    """Grad-CAM maps of the same pictures every so many epochs and at the end of an ordinary fit, from one more forward pass each time.
+    `maps[epoch]` is (n,H,W) in 0…1 (a dict by layer for several), `strip()` the figure. Nothing of it stays in the model."""
+    order, remove_on_fetch = Recorder.order + 2, True
+
+    def __init__(
+        self,
+        layer="layer3",            # name, regular expression, module, or a list: see `gradcam.find_layers`
+        every: int = 5,            # epochs from one set of maps to the next
+        n: int = 8,                # pictures: the first of the validation set, a class each as far as they go
+        items=None,                # positions in the validation set instead
+        method: str = "gradcam",
+        target=None,               # None: predicted class, "true", or a class
+        path=None,                 # a PNG that is written anew with each set
+    ):
+        if every < 1: raise InputError(f"GradCAMCallback: every={every}. Give a number of epochs, 1 or more.")
+        self.layer, self.every, self.n, self.chosen = layer, every, n, items
+        self.method, self.target, self.path, self.maps, self.said = method, target, path, {}, {}
+
+    def before_fit(self):
+        self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds")
+        if not self.run: return
+        self.cam = GradCAM(self.model, self.layer)   # an unknown layer is named here, before training
+        self.maps, self.said = {}, {}
+        dl = self.dls.valid
+        idxs = _one_a_class(dl.dataset, self.n) if self.chosen is None else list(self.chosen)
+        batch = dl.new(shuffle=False, drop_last=False, bs=len(idxs), num_workers=0, get_idxs=_Always(idxs), n=len(idxs)).one_batch()
+        self.x, self.y = (t.as_subclass(torch.Tensor) for t in batch[:2])
+        self.shown = dl.decode(batch)[0]
+
+    def after_epoch(self):
+        if (self.epoch + 1) % self.every and self.epoch + 1 < self.n_epoch: return
+        out = self.cam(self.x, self.target, y=self.y, method=self.method)
+        several = isinstance(out.maps, dict)
+        self.maps[self.epoch + 1] = {k: v.cpu() for k, v in out.maps.items()} if several else out.maps.cpu()
+        self.said[self.epoch + 1] = out.target.cpu()
+        if self.path is not None: self.save(self.path)
+
+    def strip(self):
+        "A row of maps for each set of them, over the pictures, with the class that each map is for"
+        from .figures import Tile, as_picture, overlay, show_tiles
+        rows = [[Tile(as_picture(p), str(self.dls.vocab[int(y)])) for p, y in zip(self.shown, self.y)]]
+        for epoch, maps in self.maps.items():
+            for name, ms in (maps.items() if isinstance(maps, dict) else [("", maps)]):
+                titles = [str(self.dls.vocab[int(k)]) for k in self.said[epoch]]
+                titles[0] = f"epoch {epoch} {name}\n{titles[0]}"
+                rows.append([Tile(overlay(as_picture(p), m), t) for p, m, t in zip(self.shown, ms, titles)])
+        return show_tiles([[t] for row in rows for t in row], ncols=len(self.y), size=1.0, fontsize=7)
+
+    def save(self, path):
+        "Write `strip` to `path`"
+        from .figures import offscreen, save_figure
+        with offscreen(): save_figure(self.strip(), path)
+
+    def state_dict(self): return {"maps": self.maps, "said": self.said}
+    def load_state_dict(self, state): self.maps, self.said = state["maps"], state["said"]
+
+
+class _Always:
+    def __init__(self, idxs): self.idxs = idxs
+    def __call__(self): return self.idxs
+
+
+def _one_a_class(dataset, n: int) -> list[int]:
+    "Positions of `n` items, the first of each class, then the second …"
+    order, seen = [], {}
+    for i in range(len(dataset)):
+        c = int(dataset.tls[-1][i])
+        seen[c] = seen.get(c, 0) + 1
+        order.append((seen[c], c, i))
+        if seen[c] > n or i > 200 * n: break
+    return [i for _, _, i in sorted(order)[:n]]

@@ -20,11 +20,12 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import TensorBase, norm_bias_params
 from torch import nn
 
-from .callbacks import DeviceRecorder, EpochSeed, EpochTable, WatchProgress, mean_metric
+from .callbacks import EpochSeed, EpochTable, WatchProgress
 from .errors import InputError, unknown
 from .finder import find_rate
 from .models import create_model
 from .precision import Precision, choose_precision
+from .recorder import DeviceRecorder, mean_metric
 
 __all__ = ["ImageLearner", "cifar_learner", "optimizer"]
 

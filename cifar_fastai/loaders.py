@@ -19,7 +19,7 @@ from fastai.data.transforms import Normalize, ToTensor
 from fastai.torch_core import TensorImage, default_device
 
 from .augment import AlbumentationsTransform
-from .batches import BatchDL, PictureOf, PictureStore
+from .batch_loader import BatchDL, PictureOf, PictureStore
 from .data import ImageData, load_data
 from .errors import InputError, unknown
 

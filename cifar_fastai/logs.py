@@ -1,0 +1,128 @@
+"""What a run writes while it trains: history.csv, TensorBoard, and lines for people. All go on where a resumed run left off.
+
+    learn.fit_one_cycle(20, 0.1, cbs=[History("runs/demo/history.csv"), TensorBoardLog("runs/demo/tensorboard")])
+"""
+import csv
+import io
+import logging
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from fastai.callback.core import Callback
+from fastai.learner import Recorder
+
+from .checkpoint import save_atomically
+
+__all__ = ["History", "TensorBoardLog", "lines_to"]
+
+COLUMNS = ("epoch", "train_loss", "valid_loss", "accuracy", "lr", "mom")
+
+
+class History(Callback):
+    "One row an epoch in a CSV file that is whole at any moment: losses, metrics, rate and momentum of the last batch"
+    order, remove_on_fetch = Recorder.order + 3, True
+
+    def __init__(self, path: str | Path): self.path, self.rows, self.seconds = Path(path), [], []
+
+    def before_fit(self): self.rows, self.seconds = [], []
+    def before_epoch(self): self.started = time.monotonic()
+
+    def after_epoch(self):
+        rec, hyper = self.recorder, self.opt.hypers[-1]
+        row = {"epoch": self.epoch + 1, **dict(zip(rec.metric_names[1:-1], map(float, rec.log[1:-1])))}
+        self.rows.append(row | {"lr": hyper["lr"], "mom": hyper.get("mom")})
+        self.seconds.append(time.monotonic() - self.started)
+        out = io.StringIO()
+        table = csv.DictWriter(out, list(self.rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        save_atomically(self.path, out.getvalue().encode())
+
+    def state_dict(self): return {"rows": self.rows, "seconds": self.seconds}
+    def load_state_dict(self, state): self.rows, self.seconds = list(state["rows"]), list(state["seconds"])
+
+
+class TensorBoardLog(Callback):
+    "Scalars of each batch (loss, rate, momentum) and each epoch (losses, accuracy), and figures; a resumed run overwrites its tail"
+    order, remove_on_fetch = Recorder.order + 4, True
+
+    def __init__(self, folder: str | Path): self.folder, self.writer = Path(folder), None
+
+    def before_fit(self):
+        self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds")
+        self.waiting = []
+
+    def _open(self):
+        from torch.utils.tensorboard import SummaryWriter
+        self.writer = SummaryWriter(str(self.folder), purge_step=self.train_iter or None)
+
+    def after_batch(self):
+        if not self.training: return
+        if self.writer is None: self._open()
+        hyper = self.opt.hypers[-1]
+        self.waiting.append((self.train_iter, self.learn.loss.detach(), hyper["lr"], hyper.get("mom")))
+
+    def after_train(self):
+        "Fetch the epoch's losses from the device at once"
+        if not self.waiting: return
+        steps, losses, rates, moms = zip(*self.waiting)
+        for step, loss, lr, mom in zip(steps, torch.stack(losses).float().cpu().tolist(), rates, moms):
+            self.writer.add_scalar("train/loss", loss, step)
+            self.writer.add_scalar("train/lr", lr, step)
+            if mom is not None: self.writer.add_scalar("train/momentum", mom, step)
+        self.waiting = []
+
+    def after_epoch(self):
+        if self.writer is None: self._open()
+        for name, value in zip(self.recorder.metric_names[1:-1], self.recorder.log[1:-1]):
+            self.writer.add_scalar(f"epoch/{name}", float(value), self.epoch + 1)
+        self.writer.flush()
+
+    def add_graph(self, model, x):
+        "The net's graph, traced on the CPU from a copy in fp32"
+        from copy import deepcopy
+        if self.writer is None: self._open()
+        self.writer.add_graph(deepcopy(model).cpu().float().eval(), x.as_subclass(torch.Tensor).cpu().float())
+
+    def add_picture(self, name: str, path: Path, step: int):
+        "The PNG at `path` under `name`"
+        import numpy as np
+        from PIL import Image
+        if self.writer is None: self._open()
+        with Image.open(path) as im: self.writer.add_image(name, np.asarray(im.convert("RGB")), step, dataformats="HWC")
+
+    def close(self):
+        "Write what is left and let the file go"
+        if self.writer is not None: self.writer.close()
+        self.writer = None
+
+    def cleanup(self): self.close()
+
+
+@contextmanager
+def lines_to(
+    file: str | Path | None = None,   # a log file that gets the lines too, with the time of day
+    quiet: bool = False,              # nothing on stdout but warnings
+):
+    "Show the lines of this package's logger on stdout for a while, unless somebody else already shows them"
+    log = logging.getLogger("cifar_fastai")
+    handlers, level = [], log.level
+    if not log.handlers and not logging.getLogger().handlers:
+        shown = logging.StreamHandler(sys.stdout)
+        shown.setLevel(logging.WARNING if quiet else logging.INFO)
+        handlers.append(shown)
+    if file is not None:
+        kept = logging.FileHandler(file, encoding="utf-8")
+        kept.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        handlers.append(kept)
+    for h in handlers: log.addHandler(h)
+    log.setLevel(logging.INFO)
+    try: yield log
+    finally:
+        log.setLevel(level)
+        for h in handlers:
+            log.removeHandler(h)
+            h.close()
