@@ -29,9 +29,15 @@ _offscreen = ContextVar("offscreen", default=False)
 
 
 class _Shown(Figure):
-    "A pyplot figure that a notebook does not draw a second time when it is a cell's last value"
+    "A pyplot figure that a notebook draws once, although it is both an open figure and the value of its cell"
     def _ipython_display_(self):
-        if not plt.fignum_exists(self.number): raise NotImplementedError   # IPython then draws it as usual
+        if "inline" in plt.get_backend() and plt.fignum_exists(self.number):
+            plt.close(self)                                     # or it would follow once more below the cell
+            from IPython.display import display
+            for n in [n for n in plt.get_fignums() if n < self.number]:     # first those made before
+                display(plt.figure(n))
+                plt.close(n)
+        raise NotImplementedError                               # IPython goes on as with any figure
 
 
 class Tile(NamedTuple):
@@ -92,7 +98,7 @@ def as_picture(
     "Any usual form of a picture in the one form that is drawn"
     x = _array(x)
     if x.ndim == 2: x = x[..., None]
-    if x.ndim == 3 and x.shape[-1] not in (1, 3): x = x.transpose(1, 2, 0)
+    if x.ndim == 3 and x.shape[-1] not in (1, 3) and x.shape[0] in (1, 3): x = x.transpose(1, 2, 0)
     if x.ndim != 3 or x.shape[-1] not in (1, 3):
         raise InputError(f"not a picture: an array of shape {x.shape}. Give (H,W), (H,W,3) or (3,H,W).")
     x = x / 255 if x.dtype.kind in "iu" else np.nan_to_num(x.astype(float))

@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+import torch
+from stock import Net, count_calls, items, stock_dls, stock_learner
+from torch import nn
+
+from cifar_fastai.errors import InputError
+from cifar_fastai.figures import offscreen, overlay, percent
+from cifar_fastai.gallery import default_layer, listed
+from cifar_fastai.gradcam import GradCAM
+from cifar_fastai.interpret import ImageInterpretation
+from cifar_fastai.models import resnet18
+
+
+@pytest.fixture(scope="module")
+def learn(): return stock_learner()
+
+
+@pytest.fixture(scope="module")
+def interp(learn): return ImageInterpretation.from_learner(learn)
+
+
+@pytest.fixture(autouse=True)
+def without_windows():
+    with offscreen(): yield
+
+
+def texts(fig): return [(ax.get_title(), ax.get_xlabel()) for ax in fig.axes if ax.images]
+def shown(fig): return [np.asarray(ax.images[0].get_array()) for ax in fig.axes if ax.images]
+def picture(i): return items(35)[12 + i][0] / 255
+
+
+def test_pictures_are_those_of_the_items(interp):
+    np.testing.assert_allclose(interp.pictures([4, 0, 4]), [picture(4), picture(0), picture(4)], atol=1e-6)
+    np.testing.assert_allclose(interp.picture(9), picture(9), atol=1e-6)
+
+
+def test_each_mistake_is_shown_with_both_classes_and_their_own_probabilities(interp):
+    fig, idx = interp.plot_misclassified(6), interp.misclassified(6).tolist()
+    assert len(texts(fig)) == 6
+    for i, x, (above, below) in zip(idx, shown(fig), texts(fig)):
+        said, true = interp.decoded[i], interp.targs[i]
+        assert said != true and interp.preds[i, said] > interp.preds[i, true]
+        assert above.startswith(f"said {interp.names[said][:8]}")
+        assert below.startswith(f"is {interp.names[true][:8]}")
+        assert above.endswith(f" {percent(interp.preds[i, said].item())}")
+        assert below.endswith(f" {percent(interp.preds[i, true].item())}")
+        np.testing.assert_allclose(x, picture(i), atol=1e-6)
+
+
+def test_fewer_mistakes_than_asked_for_are_all_of_them(interp):
+    n = len(interp.misclassified())
+    assert 0 < n < 23 and len(texts(interp.plot_misclassified(1000))) == n
+
+
+def test_top_losses_show_the_loss_and_right_ones_in_another_colour(interp):
+    worst, best = interp.plot_top_losses(4), interp.plot_top_losses(4, largest=False)
+    losses, idx = interp.top_losses(4)
+    assert [below.split("\n")[1] for _, below in texts(worst)] == [f"loss {o:.2f}" for o in losses]
+    np.testing.assert_allclose(shown(worst), [picture(i) for i in idx.tolist()], atol=1e-6)
+    assert interp.correct[interp.top_losses(4, largest=False)[1]].all()
+    assert worst.axes[0].title.get_color() != best.axes[0].title.get_color()
+
+
+@pytest.mark.parametrize("k", [[2, 0], range(2, -1, -2), torch.tensor([2, 0]), [2, 0, 99]])
+def test_places_in_the_ranking_can_be_chosen_as_in_fastai(interp, k):
+    idx, found = interp.top_losses()[1].tolist(), shown(interp.plot_top_losses(k))
+    np.testing.assert_allclose(found, [picture(idx[2]), picture(idx[0])], atol=1e-6)
+
+
+def test_heatmaps_of_top_losses_show_evidence_for_what_was_said(learn, interp):
+    fig, idx = interp.plot_top_losses(3, heatmap=True, layer="layer2", alpha=.4), interp.top_losses(3)[1]
+    xb = learn.dls.valid.new(bs=23).one_batch()[0][idx]
+    maps = GradCAM(learn.model, "layer2")(xb, interp.decoded[idx]).maps
+    want = [overlay(picture(i), m, alpha=.4) for i, m in zip(idx.tolist(), maps)]
+    np.testing.assert_allclose(shown(fig), want, atol=1e-4)
+
+
+def test_gradcam_explains_what_was_said_what_is_true_and_any_class(learn, interp):
+    idx, cam = interp.misclassified(5), GradCAM(learn.model, ["layer2", "layer3"])
+    xb = learn.dls.valid.new(bs=23).one_batch()[0][idx]
+    known = {"pred": interp.decoded[idx], "true": interp.targs[idx], 2: torch.full((5,), 2)}
+    for target, classes in known.items():
+        got = interp.gradcam(idx, ["layer2", "layer3"], target, "hirescam")
+        want = cam(xb, classes, method="hirescam").maps
+        assert list(got) == ["layer2", "layer3"]
+        for name in want: np.testing.assert_allclose(got[name], want[name], atol=1e-5)
+    assert not np.allclose(interp.gradcam(idx)["layer3"], interp.gradcam(idx, target="true")["layer3"])
+    with pytest.raises(InputError, match="Did you mean true"): interp.gradcam(idx, target="tru")
+
+
+def test_many_maps_are_made_in_pieces(interp):
+    maps = interp.gradcam([3] * 100)["layer3"]
+    assert maps.shape == (100, 16, 16) and np.allclose(maps[0], maps[-1], atol=1e-5) and maps.max() > .9
+
+
+def test_sheet_puts_each_mistake_beside_its_evidence(interp):
+    fig, idx = interp.plot_gradcam(3, layer=["layer2", "layer3"]), interp.misclassified(3).tolist()
+    found, pictures = texts(fig), shown(fig)[:15]
+    for n, i in enumerate(idx):
+        (above, _), *rest = found[5 * n:5 * n + 5]
+        said, true = (interp.names[c[i]][:8] for c in (interp.decoded, interp.targs))
+        assert above.startswith(f"said {said}") and [t for _, t in rest] == ["layer2", "layer3"] * 2
+        words = [f"why {said}"] * 2 + [f"where {true}"] * 2
+        assert all(title.startswith(w) for (title, _), w in zip(rest, words))
+        np.testing.assert_allclose(pictures[5 * n], picture(i), atol=1e-6)
+        want = overlay(picture(i), interp.gradcam([i], "layer3", "true")["layer3"][0])
+        np.testing.assert_allclose(pictures[5 * n + 4], want, atol=1e-4)
+
+
+def test_sheet_takes_indices_one_target_and_a_colour_bar_or_none(interp):
+    with_bar = interp.plot_gradcam([5, 6], target="pred", cmap="turbo")
+    without = interp.plot_gradcam([5, 6], target=1, colorbar=False)
+    assert len(with_bar.axes) == len(without.axes) + 1
+    assert with_bar.axes[-1].get_xlabel() == "evidence for the class"
+    assert [a for a, _ in texts(without)][1::2] == ["where dog"] * 2
+    assert [t.get_text() for t in with_bar.axes[-1].get_xticklabels()] == ["none", "most"]
+
+
+def test_explaining_leaves_the_learner_as_it_was(learn, interp):
+    learn.model.train()
+    calls = count_calls(learn.model)
+    interp.plot_gradcam(2)
+    assert calls == [2, 2] and learn.model.training and not learn.model.layer3._forward_hooks
+    assert all(p.grad is None and p.requires_grad for p in learn.model.parameters())
+
+
+def test_one_picture_is_shown_with_what_was_said(interp):
+    (above, below), = texts(interp.show_at(3))
+    assert above == f"said {interp.said(3)}" and below == f"is {interp.truth(3)}\nloss {interp.losses[3]:.2f}"
+
+
+def test_a_layer_is_chosen_for_the_nets_that_people_have():
+    assert default_layer(resnet18()) == "layer3" and default_layer(Net()) == "layer3"
+    assert default_layer(nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3)), nn.Flatten())) == "0"
+    assert default_layer(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten())) == "1"
+    with pytest.raises(InputError, match="no convolution"): default_layer(nn.Linear(2, 2))
+
+
+def test_one_index_or_many_of_any_type_are_a_list():
+    assert listed(3) == listed(torch.tensor(3)) == listed(np.int64(3)) == [3]
+    assert listed(range(2)) == listed(torch.tensor([0, 1])) == listed((0, np.int64(1))) == [0, 1]
+
+
+def test_names_that_look_like_tex_are_shown_as_they_are(tmp_path):
+    interp = ImageInterpretation.from_learner(stock_learner(stock_dls(classes=(r"$\frac{", "a_b", "$x$"))))
+    assert any("$" in above for above, _ in texts(interp.plot_top_losses(6)))
+    for fig in (interp.plot_top_losses(6), interp.plot_confusion_matrix(), interp.plot_per_class()):
+        fig.savefig(tmp_path / "a.png")
