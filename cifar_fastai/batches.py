@@ -82,7 +82,9 @@ class _Array:
         try:
             _, shape, dtype, fortran, raw = self.state
             if dtype.args[0] not in ("u1", b"u1") or type(raw) is not bytes: raise TypeError
-            return np.frombuffer(raw, np.uint8).reshape(shape, order="F" if fortran else "C")
+            pixels = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if fortran else "C")
+            if pixels.shape != shape: raise ValueError   # a negative size, which reshape would fill in
+            return pixels
         except (TypeError, ValueError, AttributeError, IndexError) as e:
             raise InputError(f"{where} has data that is no whole uint8 array. Fetch it again.") from e
 

@@ -4,6 +4,7 @@
     read_picture(upload_bytes, size=64)"""
 import io
 import os
+from functools import lru_cache
 
 import numpy as np
 
@@ -16,8 +17,8 @@ MAX_PIXELS = 89_478_485    # Pillow's own mark for a decompression bomb (a quart
 SUFFIXES = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".avif", ".tif",
     ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".pcx", ".jp2"))
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "PPM", "TGA", "ICO", "PCX",
-           "JPEG2000")     # not EPS, PDF, WMF: to show those Pillow runs other programs
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "PPM", "TGA", "ICO", "PCX", "JPEG2000")
+# not EPS and WMF: to show those Pillow runs other programs
 
 
 def read_picture(
@@ -37,13 +38,21 @@ def read_picture(
         raise InputError(f"cannot read {name}: {what}. Remove or replace it.") from e
 
 
+@lru_cache
+def _formats():
+    "Those of `FORMATS` that this Pillow was built with"
+    from PIL import Image
+    Image.init()
+    return tuple(f for f in FORMATS if f in Image.OPEN)
+
+
 def _read(source, size):
     from PIL import Image
     if isinstance(source, np.ndarray): return _squeeze(_from_array(source), size)
     if isinstance(source, Image.Image): return _squeeze(source, size)
     if isinstance(source, bytes | bytearray | memoryview): source = io.BytesIO(source)
     elif not isinstance(source, str | os.PathLike): raise InputError("not a path, bytes, PIL image, array")
-    with Image.open(source, formats=FORMATS) as im:
+    with Image.open(source, formats=_formats()) as im:
         if im.width * im.height > MAX_PIXELS: raise InputError(f"{im.width}×{im.height} pixels are too many")
         if im.format == "JPEG": im.draft("RGB", (4 * size, 4 * size))
         return _squeeze(im, size)

@@ -22,6 +22,7 @@ __all__ = ["already_here", "fetch", "places"]
 
 log = logging.getLogger("cifar_fastai")
 URL = "https://www.cs.toronto.edu/~kriz/"
+WHOLE = (("train", 5000), ("test", 1000))   # pictures a class
 
 
 def places() -> list:
@@ -53,7 +54,7 @@ def already_here(
 
 def _is_whole(folder):
     "Whether `folder` has ten classes of 5,000 and of 1,000 pictures: for a folder there is no checksum"
-    for split, n in (("train", 5000), ("test", 1000)):
+    for split, n in WHOLE:
         if not (folder / split).is_dir(): return False
         counts = [len(os.listdir(c)) for c in (folder / split).iterdir() if c.is_dir()]
         if counts != [n] * 10:
