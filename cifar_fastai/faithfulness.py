@@ -50,7 +50,7 @@ def insertion_deletion(
     "Insertion and deletion AUC of each picture (trapezoids over the share of places). Model as before"
     if baseline not in BASELINES: raise unknown("baseline", baseline, BASELINES)
     if maps.shape != (len(xb), *xb.shape[-2:]):
-        raise InputError(f"maps have shape {tuple(maps.shape)}, pictures {tuple(xb.shape)}. Upsample the maps.")
+        raise InputError(f"maps have shape {tuple(maps.shape)}, pictures {tuple(xb.shape)}. Upsample maps.")
     if steps < 1: raise InputError(f"steps is {steps}. Give a number from 1 up.")
     xb, maps = xb.as_subclass(Tensor).detach(), maps.to(xb.device)
     target = torch.as_tensor(target, device=xb.device).as_subclass(Tensor).expand(len(xb))
@@ -61,8 +61,8 @@ def insertion_deletion(
 
 
 def _areas(model, xb: Tensor, maps: Tensor, target: Tensor, steps: int, baseline) -> tuple[Tensor, Tensor]:
-    order = maps.flatten(1).argsort(1, descending=True, stable=True)
-    rank = order.argsort(1).view(len(xb), 1, *xb.shape[-2:])           # 0 where the map is hottest
+    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    rank = order.argsort(dim=1).view(len(xb), 1, *xb.shape[-2:])           # 0 where the map is hottest
     hidden = baseline(xb)
     def p(x): return model(x).softmax(1).gather(1, target[:, None])[:, 0]
     inserted, deleted = [p(hidden)], [p(xb)]
@@ -102,7 +102,7 @@ def paired_ci(
 ) -> tuple[float, float, float]:
     "Mean of a − b with low and high of its bootstrap percentile interval (Efron & Tibshirani 1993)"
     if a.shape != b.shape or a.ndim != 1 or not len(a):
-        raise InputError(f"a has shape {tuple(a.shape)}, b {tuple(b.shape)}. Give a figure per picture in each.")
+        raise InputError(f"a has shape {tuple(a.shape)}, b {tuple(b.shape)}. Give one per picture.")
     d = (a - b).double().cpu()
     rows = torch.randint(len(d), (draws, len(d)), generator=torch.Generator().manual_seed(seed))
     means, tail = d[rows].mean(1), (1 - level) / 2
