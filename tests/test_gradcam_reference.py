@@ -165,15 +165,15 @@ def channel_weights(net, x, layer, c):
     return seen["w"].flatten()
 
 
-@pytest.mark.parametrize("dtype, tight", [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+@pytest.mark.parametrize("dtype, tight", [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 def test_R8_a_batch_is_its_pictures_one_by_one(small_resnet, rng, dtype, tight):
     xb, target = torch.randn(8, 3, 16, 16, generator=rng), torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
     cam, order = GradCAM(small_resnet.to(dtype), "layer3"), torch.randperm(8, generator=rng)
     for method in METHODS:
         whole = cam(xb, target, method=method).raw
         alone = torch.cat([cam(x[None], int(t), method=method).raw for x, t in zip(xb, target)])
-        close(whole, alone, rtol=0, atol=tight)
-        close(cam(xb[order], target[order], method=method).raw, whole[order], rtol=0, atol=tight)
+        close(whole, alone, rtol=tight, atol=tight)
+        close(cam(xb[order], target[order], method=method).raw, whole[order], rtol=tight, atol=tight)
         assert (whole[0] - whole[1]).abs().max() > 1000 * tight      # the control: pictures differ
     close(cam(xb, target, bs=3).maps, cam(xb, target).maps, rtol=0, atol=1e-5)
 
