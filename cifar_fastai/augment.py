@@ -8,24 +8,24 @@ draws come from a key: our loader gives (seed, epoch, batch) once a batch; elsew
 `random`, which fastai seeds anew for each worker and epoch.
 """
 import random
-from dataclasses import asdict, dataclass, replace
-from types import SimpleNamespace
 
 import albumentations as A
 import cv2
 import numpy as np
-from fastai.vision.core import PILImage
 from fastai.vision.augment import RandTransform
+from fastai.vision.core import PILImage
 
-from .errors import InputError, unknown
+from . import policy
+from .errors import InputError
+from .policy import Policy
 
-__all__ = ["AlbumentationsTransform", "Cutout", "Policy", "build_augmentation", "draw_from", "policy"]
+__all__ = ["AlbumentationsTransform", "Cutout", "build_augmentation", "draw_from"]
 
 cv2.setNumThreads(0)  # one picture is too small to share: threads only cost
 
 
 class Cutout(A.ImageOnlyTransform):
-    "Cover `holes` squares of `size`×`size` pixels with `fill` (DeVries & Taylor 2017); squares lie wholly inside the picture"
+    "Cover `holes` squares of `size`×`size` pixels, wholly inside the picture, with `fill` (DeVries & Taylor 2017)"
     class InitSchema(A.BasicTransform.InitSchema):
         size: int
         holes: tuple[int, int]
@@ -54,93 +54,6 @@ class Cutout(A.ImageOnlyTransform):
         return img
 
 
-@dataclass(frozen=True)
-class Policy:
-    "A named augmentation as plain values, so that a recipe can be written down; `build` makes the Albumentations transforms"
-    name: str
-    pad: int = 0                # pixels added on each side before a random crop back to the picture's size
-    mode: str = "reflect"       # what is padded: "reflect" or "constant" (`fill`)
-    fill: float | str = "mean"  # pixel value 0…255 of constant padding, rotation corners and cutout; "mean": of the training set
-    flip: float = 0.0           # probability of a horizontal flip
-    cutout: int = 0             # side of a hole, pixels
-    holes: tuple[int, int] = (1, 1)  # fewest and most holes
-    cutout_p: float = 1.0       # probability that a picture gets holes
-    rotate: float = 0.0         # degrees, drawn from ±rotate
-    rotate_p: float = 0.5
-    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
-    jitter_p: float = 0.5
-    grey_p: float = 0.0         # probability of a picture in grey
-
-    def __post_init__(self):
-        for f in ("flip", "cutout_p", "rotate_p", "jitter_p", "grey_p"): _check_probability(f, getattr(self, f))
-        if self.pad < 0 or self.cutout < 0: raise InputError(f"policy {self.name}: pad={self.pad}, cutout={self.cutout}. "
-                                                             "Both are pixels, 0 or more.")
-        if self.mode not in ("reflect", "constant"): raise unknown("padding mode", self.mode, ["reflect", "constant"])
-        if len(self.holes) != 2 or not 0 < self.holes[0] <= self.holes[1]:
-            raise InputError(f"policy {self.name}: holes={self.holes}. Give the fewest and the most, such as (1, 3).")
-        if len(self.jitter) != 4: raise InputError(f"policy {self.name}: jitter={self.jitter}. Give brightness, contrast, "
-                                                   "saturation and hue.")
-
-    def but(self, **changes) -> "Policy":
-        "The same policy with some values changed"
-        return replace(self, **changes)
-
-    def build(
-        self,
-        size: int,                          # side of the pictures, pixels
-        mean: tuple[float, float, float],   # mean of the training set, 0…1 a channel; what `fill="mean"` stands for
-    ) -> list[A.BasicTransform]:            # in the order of application: colour, geometry, holes
-        "The Albumentations transforms of this policy"
-        if self.cutout > size: raise InputError(f"cutout={self.cutout} is larger than the {size}-pixel pictures. Make it smaller.")
-        if self.pad >= size and self.mode == "reflect":
-            raise InputError(f"pad={self.pad} cannot be reflected from {size}-pixel pictures. Make it smaller.")
-        fill = tuple(round(255 * m) for m in mean) if self.fill == "mean" else self.fill
-        border = {"reflect": cv2.BORDER_REFLECT_101, "constant": cv2.BORDER_CONSTANT}[self.mode]
-        tfms = []
-        if any(self.jitter):
-            b, c, s, h = self.jitter
-            tfms.append(A.ColorJitter(brightness=(1 - b, 1 + b), contrast=(1 - c, 1 + c), saturation=(1 - s, 1 + s),
-                                      hue=(-h, h), p=self.jitter_p))
-        if self.grey_p: tfms.append(A.ToGray(num_output_channels=3, p=self.grey_p))
-        if self.rotate: tfms.append(A.Rotate(limit=(-self.rotate, self.rotate), border_mode=border, fill=fill, p=self.rotate_p))
-        if self.pad: tfms += [A.Pad(padding=self.pad, border_mode=border, fill=fill, p=1), A.RandomCrop(size, size, p=1)]
-        if self.flip: tfms.append(A.HorizontalFlip(p=self.flip))
-        if self.cutout: tfms.append(Cutout(self.cutout, holes=self.holes, fill=fill, p=self.cutout_p))
-        return tfms
-
-    def as_dict(self) -> dict:
-        "Plain values for recipe.json"
-        return asdict(self)
-
-
-def _check_probability(field: str, p: float) -> None:
-    if not 0 <= p <= 1: raise InputError(f"{field}={p} is not a probability. Give a number from 0 to 1.")
-
-
-def _none() -> Policy:
-    "Pictures as they are"
-    return Policy("none")
-
-
-def _pad_crop(pad: int = 4, **more) -> Policy:
-    "Pad by reflection and crop at random"
-    return Policy("pad_crop", pad=pad, **more)
-
-
-def _pad_crop_flip(pad: int = 4, flip: float = 0.5, **more) -> Policy:
-    "… and mirror half of the pictures"
-    return Policy("pad_crop_flip", pad=pad, flip=flip, **more)
-
-
-def _pad_crop_flip_cutout(pad: int = 4, flip: float = 0.5, cutout: int = 8, **more) -> Policy:
-    "… and cover a square with the mean colour"
-    return Policy("pad_crop_flip_cutout", pad=pad, flip=flip, cutout=cutout, **more)
-
-
-policy = SimpleNamespace(none=_none, pad_crop=_pad_crop, pad_crop_flip=_pad_crop_flip,
-                         pad_crop_flip_cutout=_pad_crop_flip_cutout)
-
-
 def build_augmentation(
     aug,                   # None, a policy or its name, an `A.Compose`, one Albumentations transform or a list of them
     size: int,             # side of the pictures, pixels
@@ -149,10 +62,8 @@ def build_augmentation(
     """Whatever `aug` is, as one checked `A.Compose`.
     Raises: InputError for an unknown policy, or arguments that Albumentations would drop with no more than a warning."""
     if aug is None: aug = []
-    if isinstance(aug, str):
-        if aug not in vars(policy): raise unknown("augmentation policy", aug, vars(policy))
-        aug = vars(policy)[aug]()
-    if isinstance(aug, Policy): aug = aug.build(size, mean)
+    if isinstance(aug, str): aug = policy.named(aug)
+    if isinstance(aug, Policy): aug = _transforms(aug, size, mean)
     if not isinstance(aug, A.Compose): aug = A.Compose(list(aug) if isinstance(aug, (list, tuple)) else [aug])
     for t in _leaves(aug):
         if not isinstance(t, A.BasicTransform):
@@ -162,6 +73,30 @@ def build_augmentation(
                              "See the documentation of albumentations 2 for its names.")
     aug.strict = True
     return aug
+
+
+def _transforms(
+    p: Policy,
+    size: int,                          # side of the pictures, pixels
+    mean: tuple[float, float, float],   # of the training set, 0…1: what `fill="mean"` stands for
+) -> list[A.BasicTransform]:            # in the order of application: colour, geometry, holes
+    "The Albumentations transforms that a policy names"
+    if p.cutout > size:
+        raise InputError(f"cutout={p.cutout} is larger than the {size}-pixel pictures. Make it smaller.")
+    if p.pad >= size and p.mode == "reflect":
+        raise InputError(f"pad={p.pad} cannot be reflected from {size}-pixel pictures. Make it smaller.")
+    fill = tuple(round(255 * m) for m in mean) if p.fill == "mean" else p.fill
+    border = {"border_mode": {"reflect": cv2.BORDER_REFLECT_101, "constant": cv2.BORDER_CONSTANT}[p.mode], "fill": fill}
+    tfms = []
+    if any(p.jitter):
+        b, c, s, h = p.jitter
+        tfms.append(A.ColorJitter((1 - b, 1 + b), (1 - c, 1 + c), (1 - s, 1 + s), (-h, h), p=p.jitter_p))
+    if p.grey_p: tfms.append(A.ToGray(num_output_channels=3, p=p.grey_p))
+    if p.rotate: tfms.append(A.Rotate(limit=(-p.rotate, p.rotate), p=p.rotate_p, **border))
+    if p.pad: tfms += [A.Pad(padding=p.pad, p=1, **border), A.RandomCrop(size, size, p=1)]
+    if p.flip: tfms.append(A.HorizontalFlip(p=p.flip))
+    if p.cutout: tfms.append(Cutout(p.cutout, holes=p.holes, fill=fill, p=p.cutout_p))
+    return tfms
 
 
 def _leaves(t):

@@ -4,22 +4,18 @@
     train(recipe.but(lr=0.1), data="digits", out="runs/demo")
 """
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from types import UnionType
 from typing import get_args
 
+from . import policy
 from .errors import InputError, unknown
 
 __all__ = ["Recipe"]
 
 SCHEDULES = ("one_cycle",)
 RULES = ("valley", "slide", "minimum", "steep")
-
-
-def _default_policy():
-    from .augment import policy
-    return policy.pad_crop_flip_cutout(pad=4, cutout=8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +30,7 @@ class Recipe:
     lr: float | str = "find"        # peak rate; "find": the training loss decides, never the test set
     lr_rule: str = "minimum"        # which suggestion of the range test "find" takes
     lr_its: int = 100               # batches of the range test
-    aug: object = field(default_factory=_default_policy)  # policy or its name, A.Compose, list of transforms, None
+    aug: object = policy.pad_crop_flip_cutout()  # policy or its name, A.Compose, list of transforms, None
     opt: str = "sgd"                # Nesterov SGD; see `learner.optimizer` for others
     mom: float = 0.9                # momentum, or beta1
     wd: float = 5e-4                # weight decay
@@ -89,6 +85,10 @@ class Recipe:
         for name in changes:
             if name not in known: raise unknown("recipe field", name, known)
         return replace(self, **changes)
+
+    def describe(self) -> str:
+        "Net, length and rate in a few words"
+        return f"{self.model}, {self.epochs} epochs, {self.schedule} with lr={self.lr}, batches of {self.bs}"
 
     def as_dict(self) -> dict:
         "Plain values, for recipe.json"

@@ -14,7 +14,7 @@ from torch.nn.utils import get_total_norm
 
 from .checkpoint import CheckpointStore, differences, log
 from .errors import InputError
-from .safety import Ender, NonFiniteLoss, StopOnSignal, last_good
+from .safety import Ender, NonFiniteLoss, StopOnNonFinite, StopOnSignal, last_good, running_averages
 from .state import fit_fields, generators, learner_state, restore_generators, restore_learner, run_fields
 
 __all__ = ["Checkpoint"]
@@ -29,10 +29,12 @@ class Checkpoint(Ender):
         store: CheckpointStore | str | Path,  # or its folder
         fingerprint: dict | None = None,      # what else must agree to resume: seed … (JSON values by name)
         every_minutes: float | None = None,   # also within an epoch, at the edge of a batch
+        share: float | None = None,           # of the time that saving may take; short epochs then share one
         resume: bool = False,                 # go on from the newest checkpoint that verifies, if any
     ):
         self.store = store if isinstance(store, CheckpointStore) else CheckpointStore(store)
-        self.fields, self.every_minutes, self.wanted = fingerprint or {}, every_minutes, resume
+        self.fields, self.wanted = fingerprint or {}, resume
+        self.every_minutes, self.share = every_minutes, share
         self.fit_number, self.epochs_before, self.found, self.length = -1, 0, None, 0
 
     def before_fit(self):
@@ -43,6 +45,7 @@ class Checkpoint(Ender):
         self.cleanup()
         self.fit_number, self.epochs_before = self.fit_number + 1, self.epochs_before + self.length
         self.length, self.pending, self.trained, self.saved_at = learn.n_epoch, False, None, time.monotonic()
+        self.cost = 0.                                    # seconds that the last save took
         self.run_fields, self.fit_fields = run_fields(learn) | self.fields, fit_fields(learn)
         self.at_epoch = generators(learn)
         try:
@@ -109,6 +112,8 @@ class Checkpoint(Ender):
 
     def after_epoch(self):
         self.at_epoch = generators(self.learn)
+        last = self.learn.epoch == self.learn.n_epoch - 1
+        if not last and self.share and self.cost > self.share*(time.monotonic() - self.saved_at): return
         self._save(self.learn.epoch + 1, 0, self.at_epoch)
 
     def after_fit(self):
@@ -119,15 +124,18 @@ class Checkpoint(Ender):
 
     def _save(self, epoch: int, batch: int, now: dict):
         "Write a checkpoint of here, unless the weights are no numbers: two good ones are worth more"
-        learn = self.learn
+        learn, begun = self.learn, time.monotonic()
+        for cb in learn.cbs:
+            if isinstance(cb, StopOnNonFinite): cb.settle()
         state = learner_state(learn, self.pending) | {
             "fit": self.fit_number, "epoch": epoch, "batch": batch, "fit fields": self.fit_fields,
             "generators": now, "epoch generators": self.at_epoch}
-        weights = [v for v in state["model"].values() if v.is_floating_point()]
-        if not get_total_norm(weights, float("inf")).isfinite():
+        weights = [p.detach() for p in learn.model.parameters()]
+        if not get_total_norm(weights + running_averages(learn.model)).isfinite():
             self.end(NonFiniteLoss(f"weights are not finite after epoch {epoch}, batch {batch}: not saved. "
                                    f"{last_good(learn)} Lower the learning rate."))
         try:
             if rank_distrib() == 0: self.store.save(state, self.epochs_before + epoch, batch, self.run_fields)
         except InputError as error: self.end(error)
         self.saved_at = time.monotonic()
+        self.cost = self.saved_at - begun

@@ -13,12 +13,14 @@ import threading
 import torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.learner import Learner
+from torch import nn
 from torch.nn.utils import get_total_norm
 
 from .checkpoint import CheckpointStore
 from .errors import InputError
 
-__all__ = ["NonFiniteLoss", "Stopped", "Ender", "StopOnNonFinite", "StopOnSignal", "last_good"]
+__all__ = ["NonFiniteLoss", "Stopped", "Ender", "StopOnNonFinite", "StopOnSignal", "last_good",
+           "running_averages"]
 
 LONGEST_STEP = 1e30                                       # of a weight; float32 ends at 3.4e38
 
@@ -58,45 +60,92 @@ def last_good(learn) -> str:
 
 
 class StopOnNonFinite(Ender):
-    "Refuse the step while the weights are still good: loss and gradients are looked at once, just before it"
+    """Refuse the step while the weights are still good: loss and gradients are looked at just before it.
+    A GPU would have to be waited for: there the answer is read a batch later, and that step taken back"""
     order, run_valid = 1000, False                        # after unscaling and clipping
 
-    def before_fit(self):
-        self.averages = list(self.learn.model.buffers())  # a forward pass alone spoils these
-        self.averages_before = [b.clone() for b in self.averages]
+    def __init__(
+        self,
+        late: bool | None = None,  # read the answer a batch later (copies the weights); None: on a GPU
+    ): self.late = late
 
-    def before_batch(self):
-        if self.averages: torch._foreach_copy_(self.averages_before, self.averages)
+    def before_fit(self):
+        model = self.learn.model
+        late = self.late if self.late is not None else next(model.parameters()).device.type != "cpu"
+        self.moving = [p.detach() for p in model.parameters()] if late else []
+        self.averages = list(model.buffers())             # a forward pass alone spoils these
+        self.watched = running_averages(model)
+        self.averages_before, self.kept = _copies(self.averages), _copies(self.moving + self.averages)
+        self.asked = None
+
+    def before_batch(self): _copy(self.averages_before, self.averages)
 
     def before_step(self):
         grads = [p.grad for group in self.opt.param_lists for p in group if p.grad is not None]
-        longest = get_total_norm(grads, float("inf")).float() if grads else torch.tensor(0.)
-        found = torch.stack([self.learn.loss.detach().as_subclass(torch.Tensor).float(), longest])
-        self._judge(*found.tolist())                      # the only wait for the device
+        norm = get_total_norm([*grads, *self.watched]).float()
+        answer = torch.stack([self.learn.loss.detach().as_subclass(torch.Tensor).float(), norm])
+        where = max(h["lr"] for h in self.opt.hypers), self.learn.epoch, self.learn.iter
+        self.settle()
+        _copy(self.kept, self.moving + self.averages_before)
+        self.asked = answer.to("cpu", non_blocking=True), _event(answer.device), where
+        if not self.moving: self.settle()
 
-    def after_cancel_step(self): self._judge(float(self.learn.loss), 0.)   # fp16: the scaler skips by itself
+    def after_cancel_step(self):                          # fp16, where the scaler skips steps by itself
+        self._judge(float(self.learn.loss), 0., 0., self.learn.epoch, self.learn.iter)
 
-    def _judge(self, loss: float, grad: float):
+    def after_train(self): self.settle()
+
+    def settle(self):
+        "Read the answer that is still open. Ends the fit where it is bad"
+        if self.asked is None: return
+        (answer, event, where), self.asked = self.asked, None
+        if event is not None: event.synchronize()
+        self._judge(*answer.tolist(), *where)
+
+    def _judge(self, loss: float, norm: float, lr: float, epoch: int, batch: int):
         "End the fit unless this step leaves all weights finite"
-        lr = max(h["lr"] for h in self.opt.hypers)
-        wd = max(h.get("wd", 0.) for h in self.opt.hypers)
-        if not abs(loss) < float("inf"): self._refuse(f"the loss is {loss}")
-        if not grad < float("inf"): self._refuse(f"the largest gradient is {grad}")
-        if not lr*max(1., grad) < LONGEST_STEP: self._refuse(f"a learning rate of {lr:g} leaves float32")
-        if not lr*wd <= 2: self._refuse(f"a weight decay of {wd:g} times a learning rate of {lr:g} is over 2")
-
-    def _refuse(self, reason: str):
-        if self.averages: torch._foreach_copy_(self.averages, self.averages_before)
-        self.opt.zero_grad()
-        learn = self.learn
-        if hasattr(learn, "lr_finder") and learn.train_iter: raise CancelFitException   # it has found its end
+        decay = lr*max(h.get("wd", 0.) for h in self.opt.hypers)
+        if not abs(loss) < float("inf"): reason = f"the loss is {loss}"
+        elif not norm < float("inf"): reason = f"gradients and running averages have a norm of {norm}"
+        elif not lr*max(1., norm) < LONGEST_STEP: reason = f"a learning rate of {lr:g} leaves float32"
+        elif not decay <= 2: reason = f"learning rate {lr:g} times weight decay is {decay:g}, above 2"
+        else: return
+        self._take_back()
+        if hasattr(self.learn, "lr_finder") and self.learn.train_iter: raise CancelFitException   # its end
         self.end(NonFiniteLoss(
-            f"{reason} at epoch {learn.epoch}, batch {learn.iter}: stopped before the step, the weights are "
-            f"those of the batch before. {last_good(learn)} Lower the learning rate or look at that batch."))
+            f"{reason} at epoch {epoch}, batch {batch}: stopped before the step, the weights are as they were. "
+            f"{last_good(self.learn)} Lower the learning rate or look at that batch."))
+
+    def _take_back(self):
+        "Weights and running means as they were before the bad batch; spoiled momenta are forgotten"
+        _copy(self.moving + self.averages, self.kept)
+        if self.moving: self.opt.clear_state()
+        self.opt.zero_grad()
 
     def after_fit(self):
-        self.averages = self.averages_before = None
+        self.moving = self.averages = self.watched = self.averages_before = self.kept = self.asked = None
         super().after_fit()
+
+
+def running_averages(model) -> list[torch.Tensor]:
+    "Means and variances that batch norms keep; other buffers may hold an infinity for a reason"
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    return [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
+
+
+def _copies(tensors: list) -> list: return [t.clone() for t in tensors]
+
+
+def _copy(to: list, of: list) -> None:
+    if of: torch._foreach_copy_(to, of)
+
+
+def _event(device: torch.device):
+    "What tells that all that was asked of `device` so far is done; None on a CPU, which is never behind"
+    if device.type == "cpu": return None
+    event = torch.Event(device)
+    event.record()
+    return event
 
 
 class StopOnSignal(Ender):

@@ -1,0 +1,107 @@
+"""The flags that every recipe shares. `cli.main(recipe)` is the last line of a recipe's module.
+
+Imports nothing heavy, so that `--help` is there at once; fastai comes when a run starts.
+"""
+import os
+import sys
+from typing import Annotated
+
+from fastcore.script import anno_parser
+
+from .errors import InputError, unknown
+from .recipe import Recipe
+
+__all__ = ["main", "parse", "report_errors"]
+
+
+def flags(
+    data: str = "cifar10",        # cifar10, cifar100, digits, a folder train/<class>/* and test/<class>/*, or an archive
+    unverified: bool = False,     # read an archive whose MD5 is not the official one
+    epochs: int = None,           # passes over the training pictures
+    bs: int = None,               # pictures a batch
+    lr: str = None,               # peak rate: a number, or find
+    seed: int = None,             # of first weights, order, augmentation, limit and holdout
+    seeds: Annotated[int, {"nargs": "+", "metavar": "K"}] = None,  # run these seeds in turn, give mean and sd
+    limit: int = None,            # train on so many pictures only
+    size: int = None,             # side of the pictures, pixels: others are resized
+    valid: str = None,            # what is watched while training: test (nothing is chosen by it) or holdout
+    workers: int = None,          # processes that augment
+    device: str = None,           # cpu, cuda, cuda:1 …
+    precision: str = None,        # auto (probed), fp32, bf16 or fp16
+    cam_layer: str = None,        # layer of the Grad-CAM maps, such as layer4
+    checkpoint_minutes: float = None,  # save within an epoch too, so often
+    out: str = None,              # run folder
+    resume: Annotated[str, {"nargs": "?", "const": "newest", "metavar": "FOLDER"}] = None,  # go on with the run in FOLDER, or the newest
+    quiet: bool = False,          # print warnings and errors only
+    debug: bool = False,          # show the traceback of an error
+): pass
+
+
+def parse(recipe: Recipe, argv: list[str]):
+    "The values of the flags in `argv`. Raises: InputError for an unknown flag; argparse itself ends with 2 on a bad value"
+    parser = anno_parser(flags, prog=f"python -m recipes.{recipe.name}")
+    parser.allow_abbrev, parser.description = False, f"Train the recipe {recipe.name}: {recipe.describe()}."
+    args, rest = parser.parse_known_args(argv)
+    known = [o for a in parser._actions for o in a.option_strings if o not in ("--pdb", "--xtra")]
+    if rest: raise unknown("flag", rest[0].split("=")[0], known)
+    return args
+
+
+def main(recipe: Recipe, argv: list[str] | None = None) -> None:
+    "Run `recipe` with the flags in `argv`; ends the process with 2 for a wrong input, 130 or 143 after a signal"
+    argv = sys.argv[1:] if argv is None else argv
+    with report_errors(debug="--debug" in argv):
+        args = parse(recipe, argv)
+        changes = {"epochs": args.epochs, "bs": args.bs, "lr": _rate(args.lr), "seed": args.seed, "limit": args.limit,
+                   "size": args.size, "valid": args.valid, "precision": args.precision, "cam": args.cam_layer}
+        recipe = recipe.but(**{k: v for k, v in changes.items() if v is not None})
+        _run(recipe, args)
+
+
+def _rate(lr: str | None) -> float | str | None:
+    try: return lr if lr in (None, "find") else float(lr)
+    except ValueError: raise InputError(f"--lr {lr}: neither a number nor find. Give a rate such as 0.1.") from None
+
+
+def _run(recipe: Recipe, args) -> None:
+    if args.seeds and args.seed is not None: raise InputError("both --seed and --seeds were given. Give one of them.")
+    if args.seeds and args.resume: raise InputError("--resume takes one run. Leave --seeds out.")
+    out, resume = _resumed(recipe, args)
+    from .runs import train
+    common = {"unverified": args.unverified, "workers": args.workers, "device": args.device, "quiet": args.quiet,
+              "checkpoint_minutes": args.checkpoint_minutes}
+    if not args.seeds:
+        train(recipe, args.data, out, resume=resume, **common)
+        return
+    from .seeds import train_seeds
+    train_seeds(recipe, args.data, args.seeds, out, **common)
+
+
+def _resumed(recipe: Recipe, args) -> tuple[str | None, bool]:
+    "The run folder and whether to resume it"
+    if args.resume is None: return args.out, False
+    if args.resume != "newest": return args.resume, True
+    if args.out is not None: return args.out, True
+    from pathlib import Path
+    runs = sorted(Path("runs", recipe.name).glob("*/checkpoints"), key=lambda p: p.stat().st_mtime)
+    if not runs: raise InputError(f"no run to resume in runs/{recipe.name}. Give its folder: --resume FOLDER.")
+    return str(runs[-1].parent), True
+
+
+class report_errors:
+    "Turn an `InputError` into one line on stderr and its exit status, Ctrl-C into 130; other errors keep their traceback"
+    def __init__(self, debug: bool = False): self.debug = debug
+    def __enter__(self): return self
+
+    def __exit__(self, kind, error, trace):
+        if self.debug or error is None: return False
+        if isinstance(error, InputError):
+            print(f"cifar_fastai: {error}", file=sys.stderr)
+            raise SystemExit(error.exit_status) from None
+        if isinstance(error, KeyboardInterrupt):
+            print("cifar_fastai: stopped by Ctrl-C", file=sys.stderr)
+            raise SystemExit(130) from None
+        if isinstance(error, BrokenPipeError):   # the reader of our output is gone: nobody left to tell
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(141) from None
+        return False

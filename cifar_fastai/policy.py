@@ -1,0 +1,78 @@
+"""The named augmentation policies, as plain values that a recipe can hold and write down. `augment` turns them into transforms.
+
+    policy.pad_crop_flip_cutout(pad=4, cutout=8)
+    policy.pad_crop_flip(rotate=5, grey_p=0.2)
+"""
+from dataclasses import asdict, dataclass, replace
+
+from .errors import InputError, unknown
+
+__all__ = ["Policy", "named", "none", "pad_crop", "pad_crop_flip", "pad_crop_flip_cutout"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    "What happens to a training picture: colour first, then geometry, then holes. Raises: InputError for values out of range"
+    name: str
+    pad: int = 0                # pixels added on each side before a random crop back to the picture's size
+    mode: str = "reflect"       # of padding and rotation: "reflect" or "constant" (`fill`)
+    fill: float | str = "mean"  # pixel value 0…255 of constant borders and of cutout; "mean": of the training set
+    flip: float = 0.0           # probability of a horizontal flip
+    cutout: int = 0             # side of a hole, pixels
+    holes: tuple = (1, 1)       # fewest and most holes
+    cutout_p: float = 1.0       # probability that a picture gets holes
+    rotate: float = 0.0         # degrees: the angle is drawn from ±rotate
+    rotate_p: float = 0.5
+    jitter: tuple = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue: how far each may go
+    jitter_p: float = 0.5
+    grey_p: float = 0.0         # probability of a picture in grey
+
+    def __post_init__(self):
+        for f in ("flip", "cutout_p", "rotate_p", "jitter_p", "grey_p"):
+            if not 0 <= getattr(self, f) <= 1: raise self._wrong(f, "a probability from 0 to 1")
+        for f in ("pad", "cutout", "rotate"):
+            if getattr(self, f) < 0: raise self._wrong(f, "0 or more")
+        if self.mode not in ("reflect", "constant"): raise unknown("padding mode", self.mode, ["reflect", "constant"])
+        if len(self.holes) != 2 or not 0 < self.holes[0] <= self.holes[1]:
+            raise self._wrong("holes", "the fewest and the most, such as (1, 3)")
+        if len(self.jitter) != 4 or min(self.jitter) < 0: raise self._wrong("jitter", "four numbers, 0 or more")
+        if self.fill != "mean" and not (isinstance(self.fill, (int, float)) and 0 <= self.fill <= 255):
+            raise self._wrong("fill", 'a pixel value from 0 to 255, or "mean"')
+
+    def _wrong(self, name: str, allowed: str) -> InputError:
+        return InputError(f"policy {self.name}: {name}={getattr(self, name)!r}. Give {allowed}.")
+
+    def but(self, **changes) -> "Policy":
+        "The same policy with some values changed"
+        return replace(self, **changes)
+
+    def as_dict(self) -> dict:
+        "Plain values, for recipe.json"
+        return asdict(self)
+
+
+def none() -> Policy:
+    "Pictures as they are"
+    return Policy("none")
+
+
+def pad_crop(pad: int = 4, **more) -> Policy:
+    "Pad by reflection and crop at random"
+    return Policy("pad_crop", pad=pad, **more)
+
+
+def pad_crop_flip(pad: int = 4, flip: float = 0.5, **more) -> Policy:
+    "Pad by reflection, crop at random and mirror half of the pictures"
+    return Policy("pad_crop_flip", pad=pad, flip=flip, **more)
+
+
+def pad_crop_flip_cutout(pad: int = 4, flip: float = 0.5, cutout: int = 8, **more) -> Policy:
+    "Pad, crop, mirror, and cover a square with the mean colour"
+    return Policy("pad_crop_flip_cutout", pad=pad, flip=flip, cutout=cutout, **more)
+
+
+def named(name: str) -> Policy:
+    "The policy of that name with its defaults. Raises: InputError with the nearest names"
+    known = {f.__name__: f for f in (none, pad_crop, pad_crop_flip, pad_crop_flip_cutout)}
+    if name not in known: raise unknown("augmentation policy", name, known)
+    return known[name]()

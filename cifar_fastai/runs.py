@@ -1,0 +1,207 @@
+"""One run: data → loaders → Learner → rate → fit → explanation → a folder. What `python -m recipes.<name>` calls.
+
+    run = train(recipe, data="digits", out="runs/demo")
+    run.accuracy, run.folder, run.interp.plot_gradcam(9)
+"""
+import json
+import logging
+import time
+from dataclasses import dataclass
+from math import log2
+from pathlib import Path
+
+import torch
+
+from .callbacks import GradCAMCallback, L1Loss
+from .checkpoint import CheckpointStore, versions, write_json
+from .data import ImageData, load_data
+from .errors import InputError
+from .finder import SUGGESTIONS, explain_rate
+from .gradcam import find_layers
+from .interpret import ImageInterpretation
+from .learner import ImageLearner, cifar_learner
+from .loaders import cifar_dataloaders
+from .lock import RunLock
+from .logs import History, TensorBoardLog, lines_to
+from .precision import machine_name
+from .recipe import Recipe
+from .report import FoundRate, numbers, write_data, write_interpretation, write_predictions, write_training
+from .resume import Checkpoint
+from .safety import StopOnNonFinite, StopOnSignal
+from .weights import About, save_weights
+
+__all__ = ["Run", "train"]
+
+log = logging.getLogger("cifar_fastai")
+NOT_TRAINING = ("name", "cam", "cam_every", "tta")   # fields of a recipe that do not change the weights
+
+
+@dataclass(eq=False)
+class Run:
+    "What a run came to: its folder, the numbers of results.json, the Learner and the interpretation of the test set"
+    folder: Path
+    results: dict
+    learn: ImageLearner
+    interp: ImageInterpretation
+
+    @property
+    def accuracy(self) -> float: return self.results["accuracy"]
+
+    def __repr__(self): return f"Run({self.folder}: accuracy {self.accuracy:.2%})"
+
+
+def train(
+    recipe: Recipe,
+    data: ImageData | str | Path = "cifar10",  # pictures, or a source for `load_data`
+    out: str | Path | None = None,    # run folder; None: runs/<recipe>/<time>-seed<k>
+    *,
+    unverified: bool = False,         # read archives whose MD5 is not the official one
+    workers: int | None = None,       # processes that augment; None: chosen by device and cores
+    device: str | None = None,        # "cpu", "cuda" …; None: the best there is
+    resume: bool = False,             # go on from the newest checkpoint in `out` that verifies
+    checkpoint_minutes: float | None = None,  # save within an epoch too, so often
+    quiet: bool = False,              # print warnings only
+) -> Run:
+    """Train `recipe` on `data`, explain the result on the test set and leave it all in a folder.
+    Raises: InputError for a wrong input, before training starts; Stopped after a signal."""
+    folder = _folder(recipe, out, resume)
+    with RunLock(folder), lines_to(folder / "log.txt", quiet), StopOnSignal() as stop:
+        started = time.monotonic()
+        learn = _prepare(recipe, data, unverified, workers, device)
+        write_json(folder / "recipe.json", recipe.as_dict())
+        found = _rate(recipe, learn, folder, resume)
+        stop.check()
+        write_data(folder, learn.dls)
+        history, board = _fit(recipe, learn, found.chosen, folder, resume, checkpoint_minutes, stop)
+        stop.check()
+        run = _explain(recipe, learn, found, folder, history)
+        run.results |= {"seconds": round(time.monotonic() - started, 1), "epoch_seconds": history.seconds}
+        write_json(folder / "results.json", run.results)
+        _to_tensorboard(board, folder, recipe.epochs)
+        stop.check()
+        _announce(run)
+        return run
+
+
+def _folder(recipe: Recipe, out, resume: bool) -> Path:
+    "Where the run goes; one that already stands there is only touched to resume it"
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = Path(out) if out is not None else Path("runs") / recipe.name / f"{stamp}-seed{recipe.seed}"
+    if resume and not (folder / "checkpoints").is_dir():
+        raise InputError(f"{folder} holds no checkpoints to resume from. Give the folder of a run, or leave --resume out.")
+    if not resume and (folder / "recipe.json").exists():
+        raise InputError(f"{folder} already holds a run. Resume it with --resume, or give another folder.")
+    return folder
+
+
+def _prepare(recipe: Recipe, data, unverified, workers, device) -> ImageLearner:
+    "Data, loaders and Learner, with everything checked that can be checked before training"
+    if device is not None: device = _device(device)
+    if not isinstance(data, ImageData): data = load_data(data, size=recipe.size, unverified=unverified)
+    kept = data if recipe.limit is None else data.limit(recipe.limit, recipe.seed)
+    bs = _batch_size(recipe, len(kept.x_train))
+    dls = cifar_dataloaders(kept, bs, recipe.aug, recipe.valid, recipe.seed, workers, device=device)
+    smaller = f" ({recipe.bs} would leave {len(kept.x_train) // recipe.bs} steps an epoch)" if bs < recipe.bs else ""
+    log.info("recipe      %s: %s, %d epochs, batches of %d%s", recipe.name, recipe.model, recipe.epochs, bs, smaller)
+    log.info("data        %s, mean %s, std %s", repr(kept)[10:-1], *(_rounded(v) for v in (kept.mean, kept.std)))
+    log.info("device      %s, %d loader workers", _describe(dls.device), dls.train.fake_l.num_workers)
+    learn = cifar_learner(dls, recipe.model, norm=recipe.norm, opt=recipe.opt, mom=recipe.mom, wd=recipe.wd,
+                          wd_norm_bias=recipe.wd_norm_bias, smoothing=recipe.smoothing, precision=recipe.precision,
+                          seed=recipe.seed)
+    find_layers(learn.model, recipe.cam)
+    learn.epoch_table.write = log.info
+    log.info("net         %s, %s parameters, %s, channels_last", recipe.model,
+             f"{sum(p.numel() for p in learn.model.parameters()):,}", learn.precision_name)
+    return learn
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as e:
+        raise InputError(f"device {name!r} cannot be used here: {str(e).splitlines()[0]}. Try cpu.") from e
+    return device
+
+
+def _batch_size(recipe: Recipe, n: int) -> int:
+    "The recipe's, or the largest power of two that leaves `min_steps` steps an epoch"
+    most = max(2, n // recipe.min_steps)
+    return recipe.bs if recipe.bs <= most else 2 ** int(log2(most))
+
+
+def _rounded(values) -> str: return "(" + ", ".join(f"{v:.4f}".lstrip("0") for v in values) + ")"
+
+
+def _describe(device: torch.device) -> str:
+    if device.type == "cuda": return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({machine_name()}, {torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+
+
+def _rate(recipe: Recipe, learn: ImageLearner, folder: Path, resume: bool) -> FoundRate:
+    "The recipe's rate, or the one that the range test finds; a resumed run keeps what it found"
+    if recipe.lr != "find":
+        log.info("rate        %g (given)", recipe.lr)
+        return FoundRate([], [], {}, float(recipe.lr))
+    kept = folder / "checkpoints" / "lr_find.json"
+    if resume and kept.exists(): return FoundRate(**json.loads(kept.read_text()))
+    rates = learn.lr_find(num_it=recipe.lr_its, suggest_funcs=SUGGESTIONS, show_plot=False)
+    chosen = getattr(rates, recipe.lr_rule)
+    log.info("rate        %s, from the training loss alone", explain_rate(rates, recipe.lr_rule))
+    found = FoundRate(learn.recorder.lrs, [float(v) for v in learn.recorder.losses], rates._asdict(), chosen)
+    write_json(kept, found._asdict())
+    return found
+
+
+def _fit(recipe, learn, rate, folder, resume, checkpoint_minutes, stop) -> tuple[History, TensorBoardLog]:
+    history, board = History(folder / "history.csv"), TensorBoardLog(folder / "tensorboard")
+    cams = GradCAMCallback(recipe.cam, every=recipe.cam_every, path=folder / "figures" / "gradcam_epochs.png")
+    fields = {k: v for k, v in recipe.as_dict().items() if k not in NOT_TRAINING}
+    saved = Checkpoint(CheckpointStore(folder / "checkpoints"), json.loads(json.dumps(fields)), checkpoint_minutes, resume)
+    l1 = [L1Loss(recipe.l1)] if recipe.l1 else []
+    learn.fit_one_cycle(recipe.epochs, rate, div=recipe.div, div_final=recipe.div_final, pct_start=recipe.pct_start,
+                        moms=recipe.moms, anneal=recipe.anneal,
+                        cbs=[history, board, cams, saved, StopOnNonFinite(), stop, *l1])
+    return history, board
+
+
+def _explain(recipe, learn, found: FoundRate, folder: Path, history: History) -> Run:
+    "Predict the test set once; figures, predictions, weights and numbers from that"
+    test = len(learn.dls.loaders) - 1
+    interp = ImageInterpretation.from_learner(learn, ds_idx=test, tta=False if recipe.tta == "none" else recipe.tta)
+    steps = len(learn.dls.train)
+    write_training(folder, history=history.rows, lrs=learn.recorder.hps["lr"], moms=learn.recorder.hps.get("mom"),
+                   steps_per_epoch=steps, found=found if found.lrs else None)
+    write_interpretation(folder, interp, layer=recipe.cam)
+    write_predictions(interp, folder / "predictions.csv")
+    data = learn.dls.data
+    save_weights(folder / "weights.safetensors", learn.model,
+                 About(recipe.model, recipe.norm, tuple(data.classes), recipe.size, tuple(data.mean), tuple(data.std)))
+    return Run(folder, _results(recipe, learn, found, interp), learn, interp)
+
+
+def _results(recipe, learn, found, interp) -> dict:
+    data, dls = learn.dls.data, learn.dls
+    return {**numbers(interp), "recipe": recipe.name, "recipe_fingerprint": recipe.fingerprint(), "lr": found.chosen,
+            "epochs": recipe.epochs, "bs": dls.train.bs, "seed": recipe.seed, "tta": recipe.tta,
+            "judged_on": "test set", "valid": recipe.valid,
+            "parameters": sum(p.numel() for p in learn.model.parameters()), "data": data.source,
+            "data_fingerprint": data.fingerprint, "training_pictures": len(dls.train.dataset),
+            "device": _describe(dls.device), "precision": learn.precision_name,
+            "workers": dls.train.fake_l.num_workers, "versions": versions()}
+
+
+def _to_tensorboard(board: TensorBoardLog, folder: Path, step: int):
+    for name in ("batch", "misclassified", "gradcam", "gradcam_epochs"):
+        if (folder / "figures" / f"{name}.png").exists():
+            board.add_picture(name, folder / "figures" / f"{name}.png", step)
+    board.close()
+
+
+def _announce(run: Run):
+    r = run.results
+    tta = f", {r['accuracy_tta']:.2%} with {r['tta']} TTA" if "accuracy_tta" in r else ""
+    log.info("test        %.2f %% of %s pictures%s; loss %.4f, %d mistakes", 100 * r["accuracy"], f"{r['pictures']:,}",
+             tta, r["loss"], r["mistakes"])
+    log.info("took        %.0f s", r["seconds"])
+    log.info("folder      %s", run.folder)

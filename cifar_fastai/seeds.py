@@ -1,0 +1,52 @@
+"""The same recipe with several seeds: a result is a mean ± sd with n beside it.
+
+    train_seeds(recipe, "cifar10", [1, 2, 3], out="runs/three")
+"""
+import logging
+import time
+from pathlib import Path
+from statistics import mean, stdev
+
+from .checkpoint import write_json
+from .errors import InputError
+from .logs import lines_to
+from .recipe import Recipe
+from .runs import train
+
+__all__ = ["summary", "train_seeds"]
+
+log = logging.getLogger("cifar_fastai")
+
+
+def train_seeds(
+    recipe: Recipe,
+    data,                   # see `train`
+    seeds: list[int],
+    out: str | Path | None = None,  # holds a run folder for each seed, and seeds.json; None: runs/<recipe>/<time>-seeds
+    **kwargs,               # further arguments of `train`
+) -> dict:                  # what seeds.json holds
+    "Train `recipe` once for each of `seeds`, in turn, and write mean ± sd of its results"
+    if len(set(seeds)) < len(seeds): raise InputError(f"seeds {seeds} repeat. Give each one once.")
+    folder = Path(out or Path("runs") / recipe.name / f"{time.strftime('%Y%m%d-%H%M%S')}-seeds")
+    results = []
+    with lines_to(quiet=kwargs.get("quiet", False)):
+        for seed in seeds:
+            results.append(train(recipe.but(seed=seed), data, folder / f"seed{seed}", **kwargs).results)
+        found = summary(results)
+        write_json(folder / "seeds.json", found)
+        for name in ("accuracy", "accuracy_tta"):
+            if name in found: log.info("%-11s %s", name, found[name]["text"])
+        log.info("folder      %s", folder)
+    return found
+
+
+def summary(results: list[dict]) -> dict:
+    "Mean, sd (n - 1) and n of accuracy, accuracy_tta, loss and seconds over the results of several seeds"
+    found = {"seeds": [r["seed"] for r in results], "recipe": results[0]["recipe"], "data": results[0]["data"]}
+    for name in ("accuracy", "accuracy_tta", "loss", "seconds"):
+        values = [r[name] for r in results if name in r]
+        if not values: continue
+        sd = stdev(values) if len(values) > 1 else 0.0
+        found[name] = {"mean": mean(values), "sd": sd, "n": len(values), "values": values}
+        if name.startswith("accuracy"): found[name]["text"] = f"{mean(values):.2%} ± {100 * sd:.2f} points, n={len(values)}"
+    return found
