@@ -113,7 +113,7 @@ class StopOnNonFinite(Ender):
         self._take_back()
         if hasattr(self.learn, "lr_finder") and self.learn.train_iter: raise CancelFitException   # its end
         self.end(NonFiniteLoss(
-            f"{reason} at epoch {epoch}, batch {batch}: stopped before the step, the weights are as they were. "
+            f"{reason} at epoch {epoch}, batch {batch}: stopped before the step, weights as they were. "
             f"{last_good(self.learn)} Lower the learning rate or look at that batch."))
 
     def _take_back(self):
