@@ -127,10 +127,10 @@ def statistics(
 ) -> tuple:           # (mean, std): each three floats in 0…1
     "Mean and population standard deviation of each channel over all pixels, from exact integer sums"
     total, squares = np.zeros(3, np.int64), np.zeros(3, np.int64)
-    for i in range(0, len(x), 2048):
-        part = x[i:i + 2048].reshape(len(x[i:i + 2048]), -1)
+    for i in range(0, len(x), 256):
+        part = x[i:i + 256].reshape(len(x[i:i + 256]), -1)
         total += part.sum(0, dtype=np.uint32).reshape(-1, 3).sum(0, dtype=np.int64)
-        part = np.square(part, dtype=np.uint32).sum(0, dtype=np.uint32)   # 2048 × 255² fit
+        part = np.square(part, dtype=np.uint32).sum(0, dtype=np.uint32)   # 256 × 255² fit
         squares += part.reshape(-1, 3).sum(0, dtype=np.int64)
     n = x[..., 0].size
     mean = tuple(int(t) / (255 * n) for t in total)
