@@ -108,7 +108,7 @@ def plot_matrix(
     **kwargs,
 ) -> Figure:
     "A confusion matrix whose colours grow with the root of the share, so that rare mistakes show"
-    n, size = len(names), 9 if len(names) <= 30 else max(3, 270 / len(names))
+    n, size = len(names), 9 if len(names) <= 30 else max(3, min(7, 560 / len(names)))
     kwargs.setdefault("figsize", (min(16, 2 + .46 * n),) * 2)
     fig, axs = new_figure(**kwargs)
     ax = axs[0, 0]
@@ -159,10 +159,12 @@ def plot_bins(
     fig, axs = new_figure(2, 1, sharex=True, height_ratios=[3, 1], **kwargs)
     (top,), (bottom,) = axs
     full = bins[bins["n"] > 0]
-    top.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":", label="as right as it is sure")
+    top.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":", label="right as often as it is sure")
     conf, acc = full["confidence"], full["accuracy"]
     top.vlines(conf, conf, acc, color=BAD, alpha=.5, lw=2, label="the gap")
-    top.plot(conf, acc, "o-", color=TRAIN, ms=5, label="the model")
+    top.plot(conf, acc, color=TRAIN, lw=1, alpha=.5)
+    area = 8 + 60 * full["n"] / full["n"].max()
+    top.scatter(conf, acc, area, color=TRAIN, label="the model: the larger, the more pictures")
     _axes(top, ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.04))
     top.set_title(f"Expected calibration error {100 * ece:.1f} %", fontsize=10)
     top.legend(fontsize=8, frameon=False)

@@ -141,7 +141,8 @@ def overlay(
 
 
 def add_colorbar(fig: Figure, cmap: str = "inferno", label: str = "evidence for the class") -> None:
-    "A colour bar for maps in 0…1 below all axes"
+    "A colour bar for maps in 0…1 below all axes, on a page that grows by its height"
+    fig.set_figheight(fig.get_figheight() + .45)
     bar = fig.colorbar(ScalarMappable(Normalize(0, 1), cmap), ax=fig.axes, location="bottom",
                        shrink=min(.9, 3.5 / fig.get_figwidth()), aspect=40, pad=.01)
     bar.set_ticks([0, 1], labels=["none", "most"], fontsize=8)

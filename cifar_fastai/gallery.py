@@ -90,8 +90,8 @@ class Gallery:
         **kwargs,                    # for the grid: nrows, ncols, figsize, title
     ) -> Figure:
         "The pictures with the largest (smallest) losses: said, true, both probabilities, loss"
-        idx = self.top_losses(k if isinstance(k, int) else None, largest)[1].tolist()
-        idx = idx if isinstance(k, int) else [idx[j] for j in k if j < len(idx)]
+        places, idx = hasattr(k, "__iter__"), self.top_losses(None, largest)[1].tolist()
+        idx = [idx[j] for j in k if j < len(idx)] if places else idx[:k]
         pictures = self.pictures(idx)
         if heatmap:
             maps = next(iter(self.gradcam(idx, layer, "pred", method).values()))
@@ -122,7 +122,7 @@ class Gallery:
         **kwargs,                                           # for the grid: nrows, ncols, figsize, title
     ) -> Figure:
         "Each mistake beside the evidence for what was said and for what is right"
-        idx = self.misclassified(k).tolist() if isinstance(k, int) else listed(k)
+        idx = listed(k) if hasattr(k, "__iter__") else self.misclassified(k).tolist()
         if not idx: return show_message(self._no_mistakes())
         groups = [[self._tile(i, p)] for i, p in zip(idx, self.pictures(idx))]
         for t in [target] if isinstance(target, (str, int)) else target:

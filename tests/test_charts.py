@@ -98,5 +98,7 @@ def test_scores_stand_beside_their_class_and_a_missing_class_says_so():
 def test_bins_show_accuracy_over_confidence_and_the_error():
     top, bottom = plot_bins(*calibration(np.array([.95, .95, .55]), np.array([True, False, True]), 10)).axes
     np.testing.assert_allclose(top.lines[-1].get_xydata(), [[.55, 1], [.95, .5]])
+    (small, large), = (c.get_sizes() for c in top.collections if len(c.get_offsets()) == 2)
+    assert small < large
     assert [p.get_height() for p in bottom.patches] == [0, 0, 0, 0, 0, 1, 0, 0, 0, 2]
     assert top.get_title() == f"Expected calibration error {100 * (.45 * 2 / 3 + .45 / 3):.1f} %"

@@ -127,10 +127,11 @@ def boxes(fig, side):
     return [t.get_window_extent() for t in texts if t.get_text()]
 
 
-def test_no_text_is_cut_off_or_runs_into_another():
+@pytest.mark.parametrize("n, title", [(1, ""), (2, "Mistakes"), (3, ""), (5, "Mistakes")])
+def test_no_text_is_cut_off_or_runs_into_another(n, title):
     left, right = Tile(GREY, "said automobile 100 %", "is bird 1 %\nloss 10.2"), Tile(GREY, "where airplane")
-    fig = show_tiles([[left, right]] * 5, title="Mistakes")
-    add_colorbar(fig)
+    fig = show_tiles([[left, right]] * n, title=title)
+    if n > 1: add_colorbar(fig)
     page = fig.bbox
     for side in ("above", "below"):
         found = boxes(fig, side)

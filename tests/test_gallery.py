@@ -62,7 +62,7 @@ def test_top_losses_show_the_loss_and_right_ones_in_another_colour(interp):
     assert worst.axes[0].title.get_color() != best.axes[0].title.get_color()
 
 
-@pytest.mark.parametrize("k", [[2, 0], range(2, -1, -2), torch.tensor([2, 0]), [2, 0, 99]])
+@pytest.mark.parametrize("k", [[2, 0], np.array([2, 0]), range(2, -1, -2), torch.tensor([2, 0]), [2, 0, 99]])
 def test_places_in_the_ranking_can_be_chosen_as_in_fastai(interp, k):
     idx, found = interp.top_losses()[1].tolist(), shown(interp.plot_top_losses(k))
     np.testing.assert_allclose(found, [picture(idx[2]), picture(idx[0])], atol=1e-6)

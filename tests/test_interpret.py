@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.callback.progress import ProgressCallback
 from fastai.interpret import ClassificationInterpretation
 from fastai.vision.learner import vision_learner
 from sklearn.metrics import accuracy_score, classification_report
@@ -14,6 +15,8 @@ from torchvision.models import resnet18
 from cifar_fastai.errors import InputError
 from cifar_fastai.figures import offscreen
 from cifar_fastai.interpret import ImageInterpretation
+from cifar_fastai.learner import cifar_learner
+from cifar_fastai.loaders import cifar_dataloaders
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +182,18 @@ def test_confusion_plot_writes_counts_or_shares(interp):
 def test_a_model_for_other_classes_is_refused():
     with pytest.raises(InputError, match="7 outputs, the data 4 classes"):
         ImageInterpretation.from_learner(stock_learner(model=Net(7)))
+
+
+def test_our_own_learner_and_loaders_are_explained():
+    dls = cifar_dataloaders("digits", bs=64, limit=100, num_workers=0, device="cpu")
+    learn = cifar_learner(dls, Net(10), precision="fp32")
+    learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
+    interp, stock = (c.from_learner(learn) for c in (ImageInterpretation, ClassificationInterpretation))
+    assert (interp.confusion_matrix() == stock.confusion_matrix()).all()
+    np.testing.assert_allclose(interp.pictures([3, 1]), dls.data.x_test[[3, 1]] / 255, atol=1e-6)
+    train = ImageInterpretation.from_learner(learn, ds_idx=0)
+    np.testing.assert_allclose(train.picture(7), dls.data.x_train[7] / 255, atol=1e-6)
+    assert train.targs.tolist() == dls.data.y_train.tolist() and dls.train.epoch == 0
 
 
 def test_fastais_vision_learner_is_explained_too():
