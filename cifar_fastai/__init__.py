@@ -33,7 +33,7 @@ _home = {
     "weights": ["load_weights", "save_weights"],
 }
 _module_of = {name: f"{__name__}.{module}" for module, names in _home.items() for name in names}
-_module_of["ClassificationInterpretation"] = "fastai.interpret"   # fastai's own, which works on our Learners too
+_module_of["ClassificationInterpretation"] = "fastai.interpret"  # works on our Learners too
 _modules = ("cli", "policy")
 
 __all__ = sorted([*_module_of, "policy"])  # noqa: PLE0605

@@ -1,11 +1,11 @@
 """Augmentation: Albumentations as a fastai item transform, and the named policies of the recipes.
 
-    aug = policy.pad_crop_flip_cutout(pad=4, cutout=8)        # or any A.Compose, or a list of Albumentations transforms
+    aug = policy.pad_crop_flip_cutout(pad=4, cutout=8)   # or any A.Compose, or a list of its transforms
     block = DataBlock(..., item_tfms=AlbumentationsTransform(aug))
 
-Albumentations ignores the global seeds, and in worker processes every worker and every epoch replays the same draws. Here the
-draws come from a key: our loader gives (seed, epoch, batch) once a batch; elsewhere each picture draws its key from Python's
-`random`, which fastai seeds anew for each worker and epoch.
+Albumentations ignores the global seeds, and in worker processes every worker and every epoch replays the
+same draws. Here the draws come from a key: our loader gives (seed, epoch, batch) once a batch; elsewhere each
+picture draws its key from Python's `random`, which fastai seeds anew for each worker and epoch.
 """
 import random
 
@@ -25,7 +25,7 @@ cv2.setNumThreads(0)  # one picture is too small to share: threads only cost
 
 
 class Cutout(A.ImageOnlyTransform):
-    "Cover `holes` squares of `size`×`size` pixels, wholly inside the picture, with `fill` (DeVries & Taylor 2017)"
+    "Cover `holes` squares of `size`×`size` pixels inside the picture with `fill` (DeVries & Taylor 2017)"
     class InitSchema(A.BasicTransform.InitSchema):
         size: int
         holes: tuple[int, int]
@@ -55,22 +55,23 @@ class Cutout(A.ImageOnlyTransform):
 
 
 def build_augmentation(
-    aug,                   # None, a policy or its name, an `A.Compose`, one Albumentations transform or a list of them
+    aug,                   # None, a policy or its name, an `A.Compose`, one transform or a list of them
     size: int,             # side of the pictures, pixels
     mean: tuple = (0.5, 0.5, 0.5),  # of the training set, 0…1
 ) -> A.Compose:
     """Whatever `aug` is, as one checked `A.Compose`.
-    Raises: InputError for an unknown policy, or arguments that Albumentations would drop with no more than a warning."""
+    Raises: InputError for an unknown policy, or arguments that Albumentations would drop with a warning."""
     if aug is None: aug = []
     if isinstance(aug, str): aug = policy.named(aug)
     if isinstance(aug, Policy): aug = _transforms(aug, size, mean)
     if not isinstance(aug, A.Compose): aug = A.Compose(list(aug) if isinstance(aug, (list, tuple)) else [aug])
     for t in _leaves(aug):
         if not isinstance(t, A.BasicTransform):
-            raise InputError(f"augmentation holds {t!r}, which is no Albumentations transform. Give transforms of albumentations.")
+            raise InputError(f"augmentation holds {t!r}, which is no Albumentations transform. "
+                             "Give transforms of albumentations.")
         if getattr(t, "invalid_args", None):
-            raise InputError(f"{type(t).__name__} does not know the argument {', '.join(t.invalid_args)} and would drop it. "
-                             "See the documentation of albumentations 2 for its names.")
+            raise InputError(f"{type(t).__name__} does not know the argument {', '.join(t.invalid_args)} and "
+                             "would drop it. See the documentation of albumentations 2 for its names.")
     aug.strict = True
     return aug
 
@@ -86,7 +87,8 @@ def _transforms(
     if p.pad >= size and p.mode == "reflect":
         raise InputError(f"pad={p.pad} cannot be reflected from {size}-pixel pictures. Make it smaller.")
     fill = tuple(round(255 * m) for m in mean) if p.fill == "mean" else p.fill
-    border = {"border_mode": {"reflect": cv2.BORDER_REFLECT_101, "constant": cv2.BORDER_CONSTANT}[p.mode], "fill": fill}
+    modes = {"reflect": cv2.BORDER_REFLECT_101, "constant": cv2.BORDER_CONSTANT}
+    border = {"border_mode": modes[p.mode], "fill": fill}
     tfms = []
     if any(p.jitter):
         b, c, s, h = p.jitter
@@ -100,20 +102,22 @@ def _transforms(
 
 
 def _leaves(t):
-    return [leaf for child in t.transforms for leaf in _leaves(child)] if isinstance(t, A.BaseCompose) else [t]
+    if not isinstance(t, A.BaseCompose): return [t]
+    return [leaf for child in t.transforms for leaf in _leaves(child)]
 
 
 def draw_from(
     aug: A.Compose,   # its draws, and those of all its parts, come from one stream from here on
     *key: int,        # non-negative integers: (seed, epoch, batch) or one number
 ) -> None:
-    "Make the next draws of `aug` a function of `key` alone (13 µs: `Compose(seed=)` would give every part the same stream)"
+    "Make the next draws of `aug` a function of `key` alone (13 µs; by `Compose(seed=)` all parts draw alike)"
     bits = np.random.SeedSequence(key).generate_state(4)
-    aug.set_random_state(np.random.Generator(np.random.PCG64(bits[:2])), random.Random(int(bits[2]) << 32 | int(bits[3])))
+    numpy_draws = np.random.Generator(np.random.PCG64(bits[:2]))
+    aug.set_random_state(numpy_draws, random.Random(int(bits[2]) << 32 | int(bits[3])))
 
 
 class AlbumentationsTransform(RandTransform):
-    """Albumentations as a fastai item transform, for PIL pictures in any DataBlock. Other items, such as labels, pass untouched.
+    """Albumentations as a fastai item transform, for PIL pictures in any DataBlock. Labels pass untouched.
     Must end in pictures (uint8 or float, H×W×3 or H×W): normalise with a batch transform."""
     split_idx, order = None, 2
 

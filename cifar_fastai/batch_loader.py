@@ -1,7 +1,7 @@
-"""A fastai DataLoader that makes whole batches from one array of pictures, each a pure function of (seed, epoch, batch number).
+"""A fastai DataLoader that makes whole batches, each a pure function of (seed, epoch, batch number).
 
-    dl = BatchDL(datasets.train, bs=512, shuffle=True, seed=0)      # or dl_type=BatchDL in a DataBlock, as `cifar_block` does
-    dl.set_epoch(3)                                                  # what the next iteration draws from
+    dl = BatchDL(datasets.train, bs=512, shuffle=True, seed=0)   # or dl_type=BatchDL, as `cifar_block` does
+    dl.set_epoch(3)                                              # what the next iteration draws from
 """
 import random
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ class LoaderError(InputError):
 
 
 class PictureStore:
-    """The uint8 pictures and labels of an `ImageData` under one index: training pictures first, then the test set.
+    """The uint8 pictures and labels of an `ImageData` under one index: training pictures, then the test set.
     Spawned workers share the memory; a pickle outside of that, as `learn.export` makes, holds no pictures."""
 
     def __init__(self, data: ImageData):
@@ -47,7 +47,8 @@ class PictureStore:
     def name(self, i: int) -> str:
         "What a person can find picture `i` by"
         part, k = (0, i) if i < self.n_train else (1, i - self.n_train)
-        return f"{('training', 'test')[part]} picture {k}" if self.files[part] is None else str(self.files[part][k])
+        if self.files[part] is None: return f"{('training', 'test')[part]} picture {k}"
+        return str(self.files[part][k])
 
     def take(self, idxs: np.ndarray) -> np.ndarray:  # (N,) int → (N,S,S,3) uint8
         "Copies of pictures `idxs`"
@@ -80,7 +81,7 @@ def _ticket(x: np.ndarray):
 
 
 class PictureOf(Transform):
-    "An index into the store, a path, bytes, an array, a tensor or a PIL picture as a `PILImage` of the right size"
+    "An index into the store, a path, bytes, array, tensor or PIL picture as a `PILImage` of the right size"
     input_types = (int, np.integer, str, Path, bytes, np.ndarray, torch.Tensor, Image.Image)
 
     def __init__(self, store: PictureStore):
@@ -95,8 +96,8 @@ class PictureOf(Transform):
 
 class BatchDL(TfmdDL):
     """A `TfmdDL` that makes each batch as a pure function of (seed, epoch, batch number).
-    Pictures of a `PictureStore` are augmented straight into one batch tensor; any other dataset or item transform goes picture
-    by picture, as in fastai. Worker processes stay alive from epoch to epoch."""
+    Pictures of a `PictureStore` are augmented straight into one batch tensor; any other dataset or item
+    transform goes picture by picture, as in fastai. Worker processes stay alive from epoch to epoch."""
 
     def __init__(self, dataset, bs=64, shuffle=False, num_workers=0, seed=0, timeout=120, **kwargs):
         super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=num_workers,
@@ -118,7 +119,8 @@ class BatchDL(TfmdDL):
 
     def get_idxs(self):
         n = len(self.dataset) if self.n is None else self.n
-        return np.random.default_rng([self.seed, self.epoch, 1]).permutation(n) if self.shuffle else np.arange(n)
+        if not self.shuffle: return np.arange(n)
+        return np.random.default_rng([self.seed, self.epoch, 1]).permutation(n)
 
     def __iter__(self):
         self.before_iter()
@@ -126,7 +128,8 @@ class BatchDL(TfmdDL):
         self.epoch, self.skip = epoch + 1, 0
         keys = [(epoch, b, idxs[b * self.bs:(b + 1) * self.bs]) for b in range(skip, len(self))]
         for batch in self._in_workers(keys) if self._worth_workers() else map(self.make_batch, keys):
-            yield self.after_batch(to_device(batch, self.device, non_blocking=self.pin_memory) if self.device else batch)
+            if self.device: batch = to_device(batch, self.device, non_blocking=self.pin_memory)
+            yield self.after_batch(batch)
         self.after_iter()
 
     def make_batch(self, key):
@@ -136,7 +139,8 @@ class BatchDL(TfmdDL):
         store, aug = self.direct()
         if store is not None: return self._make_direct(store, aug, key, idxs)
         keyed = [t for t in self.after_item.fs if isinstance(t, AlbumentationsTransform)]
-        with _drawing_from(keyed, key, self._split_idx): return self.do_batch([self.do_item(int(i)) for i in idxs])
+        with _drawing_from(keyed, key, self._split_idx):
+            return self.do_batch([self.do_item(int(i)) for i in idxs])
 
     def _make_direct(self, store, aug, key, idxs):
         items = np.asarray(self.dataset.items)[idxs]
@@ -145,16 +149,18 @@ class BatchDL(TfmdDL):
             draw_from(aug, *key)
             x = _augmented(store, aug, items)
         batch = (TensorImage(torch.from_numpy(x).permute(0, 3, 1, 2)),)
-        return batch if len(self.dataset.tls) == 1 else (*batch, TensorCategory(torch.from_numpy(store.y[items])))
+        if len(self.dataset.tls) == 1: return batch
+        return *batch, TensorCategory(torch.from_numpy(store.y[items]))
 
     def direct(self):
-        """The store and the augmentation if this loader's items are pictures of a `PictureStore` that go through nothing but
-        Albumentations, else (None, None)"""
+        """The store and the augmentation if this loader's items are pictures of a `PictureStore` that go
+        through nothing but Albumentations, else (None, None)"""
         tls = self.dataset.tls if isinstance(self.dataset, Datasets) else ()
         first = [f for f in tls[0].tfms.fs if f.name != "noop"] if tls else []
         ours = [t for t in self.after_item.fs if not isinstance(t, ToTensor) and t.name != "noop"]
-        if len(first) != 1 or type(first[0]) is not PictureOf or not _indices(tls[0].items) or self.before_batch.fs \
-           or len(tls) > 2 or len(ours) > 1 or not all(type(t) is AlbumentationsTransform for t in ours): return None, None
+        plain = len(first) == 1 and type(first[0]) is PictureOf and _indices(tls[0].items) and len(tls) <= 2
+        if not plain or self.before_batch.fs or len(ours) > 1: return None, None
+        if not all(type(t) is AlbumentationsTransform for t in ours): return None, None
         return first[0].store, ours[0].of(self._split_idx) if ours else None
 
     @property
@@ -169,8 +175,10 @@ class BatchDL(TfmdDL):
         return self.fake_l.num_workers > 0 and (store is None or aug is not None)
 
     def _in_workers(self, keys):
-        pool_of = (self.fake_l.num_workers, self.pin_memory, self.dataset, *self.after_item.fs, *self.before_batch.fs)
-        if self.pool is None or len(pool_of) != len(self.pool_of) or any(a is not b for a, b in zip(pool_of, self.pool_of)):
+        pool_of = (self.fake_l.num_workers, self.pin_memory, self.dataset,
+                   *self.after_item.fs, *self.before_batch.fs)
+        known = self.pool_of or ()
+        if len(pool_of) != len(known) or any(a is not b for a, b in zip(pool_of, known)):
             self.close()
             self.pool, self.pool_of = self._start_workers(), pool_of
         self.pool.sampler.keys = keys
@@ -185,7 +193,8 @@ class BatchDL(TfmdDL):
     def _what_failed(self, key, error) -> str:
         epoch, number, idxs = key
         store = self.direct()[0]
-        names = [store.name(i) if store else f"item {i}" for i in np.asarray(self.dataset.items)[idxs[[0, -1]]]]
+        ends = np.asarray(self.dataset.items)[idxs[[0, -1]]]
+        names = [store.name(i) if store else f"item {i}" for i in ends]
         return (f"a worker process failed at batch {number} of epoch {epoch} ({names[0]} … {names[1]}): "
                 f"{str(error).splitlines()[0]} Try num_workers=0 to see where.")
 
@@ -193,8 +202,9 @@ class BatchDL(TfmdDL):
         light = copy(self)  # what a worker needs, without the device's transforms
         light.pool = light.pool_of = light.fake_l = light.after_batch = None
         return torch.utils.data.DataLoader(
-            _Batches(light), batch_size=None, collate_fn=_as_it_is, sampler=_Keys(), num_workers=self.fake_l.num_workers, timeout=self.timeout,
-            pin_memory=self.pin_memory, persistent_workers=True, worker_init_fn=_one_thread)
+            _Batches(light), batch_size=None, collate_fn=_as_it_is, sampler=_Keys(),
+            num_workers=self.fake_l.num_workers, timeout=self.timeout, pin_memory=self.pin_memory,
+            persistent_workers=True, worker_init_fn=_one_thread)
 
     def close(self) -> None:
         "End the worker processes; the next iteration starts new ones"
@@ -224,10 +234,12 @@ def _one_thread(_): torch.set_num_threads(1)
 
 @contextmanager
 def _drawing_from(tfms, key: tuple[int, ...], split_idx):
-    "Every draw of the item transforms inside is a function of `key`; the process's own generators are as before afterwards"
+    """Every draw of the item transforms inside is a function of `key`; the process's own generators are as
+    before afterwards"""
     bits = np.random.SeedSequence(key).generate_state(2)
     before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-    random.seed(int(bits[0])), np.random.seed(bits[1]), torch.random.default_generator.manual_seed(int(bits[0]))
+    random.seed(int(bits[0])), np.random.seed(bits[1])
+    torch.random.default_generator.manual_seed(int(bits[0]))
     for t in tfms:
         t.keyed = True
         if t.of(split_idx) is not None: draw_from(t.of(split_idx), *key)
@@ -238,7 +250,8 @@ def _drawing_from(tfms, key: tuple[int, ...], split_idx):
 
 
 def _indices(items) -> bool:
-    return isinstance(items, np.ndarray) and items.dtype.kind == "i" or len(items) > 0 and isinstance(items[0], (int, np.integer))
+    if isinstance(items, np.ndarray): return items.dtype.kind == "i"
+    return len(items) > 0 and isinstance(items[0], (int, np.integer))
 
 
 def _augmented(store: PictureStore, aug, items: np.ndarray) -> np.ndarray:
@@ -246,9 +259,11 @@ def _augmented(store: PictureStore, aug, items: np.ndarray) -> np.ndarray:
     out = None
     for k, i in enumerate(items):
         try: x = aug(image=store[i])["image"]
-        except Exception as e: raise LoaderError(f"augmentation failed on {store.name(i)}: {type(e).__name__}: {e}") from e
+        except Exception as e:
+            raise LoaderError(f"augmentation failed on {store.name(i)}: {type(e).__name__}: {e}") from e
         if out is None: out = np.empty((len(items), *x.shape), x.dtype)
-        if x.shape != out.shape[1:]: raise LoaderError(f"augmentation made {store.name(i)} {x.shape} beside {out.shape[1:]}. "
-                                                      "End it with a crop or a resize to one size.")
+        if x.shape != out.shape[1:]:
+            raise LoaderError(f"augmentation made {store.name(i)} {x.shape} beside {out.shape[1:]}. "
+                              "End it with a crop or a resize to one size.")
         out[k] = x
     return out

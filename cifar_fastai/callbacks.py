@@ -17,9 +17,10 @@ from .precision import Precision
 
 __all__ = ["EpochSeed", "EpochTable", "GradCAMCallback", "L1Loss", "WatchProgress"]
 
+
 class EpochSeed(Callback):
-    """Tell the loader which epoch comes, and seed torch's generator (dropout, mixup) from (seed, epoch, batch), so that an epoch does
-    not depend on what ran before it. A second fit goes on counting where the first one ended."""
+    """Tell the loader which epoch comes, and seed torch's generator (dropout, mixup) from (seed, epoch,
+    batch), so that an epoch does not depend on what ran before. A second fit counts on from the first."""
     order = TrainEvalCallback.order + 1
 
     def __init__(self, seed: int = 0): self.seed, self.done = seed, 0
@@ -48,7 +49,7 @@ class EpochSeed(Callback):
 
 
 class L1Loss(Callback):
-    "Add `factor` × Σ|w| of the weights (not of norms and biases) to the training loss, L1 regularisation (Tibshirani 1996)"
+    "Add `factor` × Σ|w| of the weights, not of norms and biases, to the training loss (Tibshirani 1996)"
     order = Precision.order - 1   # before autocast ends, so inside the loss
 
     def __init__(self, factor: float): self.factor = factor
@@ -60,27 +61,31 @@ class L1Loss(Callback):
 
 
 class EpochTable(Callback):
-    "One line an epoch: losses, accuracy, highest rate, time; in a notebook fastai's own table stands there instead"
+    "One line an epoch: losses, accuracy, highest rate, time; in a notebook fastai's own table stands there"
     order, remove_on_fetch = Recorder.order + 1, True
 
     def __init__(self, write=print): self.write = write
 
     def before_fit(self):
-        self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds") and not IN_NOTEBOOK
-        head = f"{'epoch':>8}  {'train loss':>10}  {'valid loss':>10}  {'accuracy':>8}  {'rate':>8}  {'time':>6}"
+        elsewhere = hasattr(self.learn, "lr_finder") or hasattr(self.learn, "gather_preds")
+        self.run = not elsewhere and not IN_NOTEBOOK
+        head = (f"{'epoch':>8}  {'train loss':>10}  {'valid loss':>10}  {'accuracy':>8}  {'rate':>8}  "
+                f"{'time':>6}")
         if self.run: self.write(head)
 
     def after_epoch(self):
         rec = self.recorder
         row = dict(zip(rec.metric_names[1:-1], rec.log[1:-1]))
-        cell = lambda key, form: format(row[key], form) if row.get(key) is not None else "-"  # noqa: E731
+        rate = max(rec.lrs[-len(self.dls.train):], default=0)
+        cell = lambda key, form: format(row[key], form) if row.get(key) is not None else "-"
         self.write("  ".join([f"{f'{self.epoch + 1}/{self.n_epoch}':>8}", f"{cell('train_loss', '.4f'):>10}",
                               f"{cell('valid_loss', '.4f'):>10}", f"{cell('accuracy', '.2%'):>8}",
-                              f"{max(rec.lrs[-len(self.dls.train):], default=0):>8.2g}", f"{rec.log[-1]:>6}"]))
+                              f"{rate:>8.2g}", f"{rec.log[-1]:>6}"]))
 
 
 class WatchProgress(ProgressCallback):
-    "fastai's bars in a notebook; one live bar at a terminal; none where the output is piped. The loss is only read when it is shown"
+    """fastai's bars in a notebook; one live bar at a terminal; none where the output is piped.
+    The loss is only read when it is shown"""
     name = "progress"
 
     def before_fit(self):
@@ -89,15 +94,16 @@ class WatchProgress(ProgressCallback):
         elif self.learn.logger is print: self.learn.logger = _quiet
 
     def _launch_pbar(self):
-        if IN_NOTEBOOK: return super()._launch_pbar()
-        self.pbar = ConsoleProgressBar(range(len(self.dl)), leave=False) if self.live else None
-        if self.live: self.pbar.update(0)
+        if IN_NOTEBOOK: super()._launch_pbar()
+        else: self.pbar = ConsoleProgressBar(range(len(self.dl)), leave=False) if self.live else None
+        if self.live and not IN_NOTEBOOK: self.pbar.update(0)
 
     def after_batch(self):
         if self.pbar is None: return
         done, bar = self.iter + 1, self.pbar
         due = done <= bar.first_its or bar.last_v is None or done >= bar.last_v + getattr(bar, "wait_for", 1)
-        if due and self.training and hasattr(self, "smooth_loss"): bar.comment = f"{self.smooth_loss.item():.4f}"
+        if due and self.training and hasattr(self, "smooth_loss"):
+            bar.comment = f"{self.smooth_loss.item():.4f}"
         bar.update(done)
 
     def after_train(self): self._end_bar()
@@ -116,8 +122,9 @@ def _quiet(*_): "Where the epoch table already says it"
 
 
 class GradCAMCallback(Callback):
-    """Grad-CAM maps of the same pictures every so many epochs and at the end of an ordinary fit, from one more forward pass each time.
-    `maps[epoch]` is (n,H,W) in 0…1 (a dict by layer for several), `strip()` the figure. Nothing of it stays in the model."""
+    """Grad-CAM maps of the same pictures every so many epochs and at the end of an ordinary fit, from one
+    more forward pass each time. `maps[epoch]` is (n,H,W) in 0…1 (a dict by layer for several), `strip()` the
+    figure. Nothing of it stays in the model."""
     order, remove_on_fetch = Recorder.order + 2, True
 
     def __init__(
@@ -141,7 +148,8 @@ class GradCAMCallback(Callback):
         self.maps, self.said = {}, {}
         dl = self.dls.valid
         idxs = _one_a_class(dl.dataset, self.n) if self.chosen is None else list(self.chosen)
-        batch = dl.new(shuffle=False, drop_last=False, bs=len(idxs), num_workers=0, get_idxs=_Always(idxs), n=len(idxs)).one_batch()
+        batch = dl.new(shuffle=False, drop_last=False, bs=len(idxs), num_workers=0, get_idxs=_Always(idxs),
+                       n=len(idxs)).one_batch()
         self.x, self.y = (t.as_subclass(torch.Tensor) for t in batch[:2])
         self.shown = dl.decode(batch)[0]
 

@@ -14,8 +14,11 @@ from .recipe import Recipe
 __all__ = ["main", "parse", "report_errors"]
 
 
+_FOLDER = {"nargs": "?", "const": "newest", "metavar": "FOLDER"}
+
+
 def flags(
-    data: str = "cifar10",        # cifar10, cifar100, digits, a folder train/<class>/* and test/<class>/*, or an archive
+    data: str = "cifar10",        # cifar10, cifar100, digits, an archive, or a folder of train/ and test/
     unverified: bool = False,     # read an archive whose MD5 is not the official one
     epochs: int = None,           # passes over the training pictures
     bs: int = None,               # pictures a batch
@@ -31,14 +34,14 @@ def flags(
     cam_layer: str = None,        # layer of the Grad-CAM maps, such as layer4
     checkpoint_minutes: float = None,  # save within an epoch too, so often
     out: str = None,              # run folder
-    resume: Annotated[str, {"nargs": "?", "const": "newest", "metavar": "FOLDER"}] = None,  # go on with the run in FOLDER, or the newest
+    resume: Annotated[str, _FOLDER] = None,  # go on with the run in FOLDER, or the newest
     quiet: bool = False,          # print warnings and errors only
     debug: bool = False,          # show the traceback of an error
 ): pass
 
 
 def parse(recipe: Recipe, argv: list[str]):
-    "The values of the flags in `argv`. Raises: InputError for an unknown flag; argparse itself ends with 2 on a bad value"
+    "The values of the flags in `argv`. Raises: InputError for an unknown flag; argparse ends on a bad value"
     parser = anno_parser(flags, prog=f"python -m recipes.{recipe.name}")
     parser.allow_abbrev, parser.description = False, f"Train the recipe {recipe.name}: {recipe.describe()}."
     args, rest = parser.parse_known_args(argv)
@@ -48,28 +51,31 @@ def parse(recipe: Recipe, argv: list[str]):
 
 
 def main(recipe: Recipe, argv: list[str] | None = None) -> None:
-    "Run `recipe` with the flags in `argv`; ends the process with 2 for a wrong input, 130 or 143 after a signal"
+    "Run `recipe` with the flags in `argv`; the process ends with 2 for a wrong input, 130 or 143 by a signal"
     argv = sys.argv[1:] if argv is None else argv
     with report_errors(debug="--debug" in argv):
         args = parse(recipe, argv)
-        changes = {"epochs": args.epochs, "bs": args.bs, "lr": _rate(args.lr), "seed": args.seed, "limit": args.limit,
-                   "size": args.size, "valid": args.valid, "precision": args.precision, "cam": args.cam_layer}
+        changes = {"epochs": args.epochs, "bs": args.bs, "lr": _rate(args.lr), "seed": args.seed,
+                   "limit": args.limit, "size": args.size, "valid": args.valid, "precision": args.precision,
+                   "cam": args.cam_layer}
         recipe = recipe.but(**{k: v for k, v in changes.items() if v is not None})
         _run(recipe, args)
 
 
 def _rate(lr: str | None) -> float | str | None:
     try: return lr if lr in (None, "find") else float(lr)
-    except ValueError: raise InputError(f"--lr {lr}: neither a number nor find. Give a rate such as 0.1.") from None
+    except ValueError:
+        raise InputError(f"--lr {lr}: neither a number nor find. Give a rate such as 0.1.") from None
 
 
 def _run(recipe: Recipe, args) -> None:
-    if args.seeds and args.seed is not None: raise InputError("both --seed and --seeds were given. Give one of them.")
+    if args.seeds and args.seed is not None:
+        raise InputError("both --seed and --seeds were given. Give one of them.")
     if args.seeds and args.resume: raise InputError("--resume takes one run. Leave --seeds out.")
     out, resume = _resumed(recipe, args)
     from .runs import train
-    common = {"unverified": args.unverified, "workers": args.workers, "device": args.device, "quiet": args.quiet,
-              "checkpoint_minutes": args.checkpoint_minutes}
+    common = {"unverified": args.unverified, "workers": args.workers, "device": args.device,
+              "quiet": args.quiet, "checkpoint_minutes": args.checkpoint_minutes}
     if not args.seeds:
         train(recipe, args.data, out, resume=resume, **common)
         return
@@ -84,12 +90,13 @@ def _resumed(recipe: Recipe, args) -> tuple[str | None, bool]:
     if args.out is not None: return args.out, True
     from pathlib import Path
     runs = sorted(Path("runs", recipe.name).glob("*/checkpoints"), key=lambda p: p.stat().st_mtime)
-    if not runs: raise InputError(f"no run to resume in runs/{recipe.name}. Give its folder: --resume FOLDER.")
+    if not runs:
+        raise InputError(f"no run to resume in runs/{recipe.name}. Give its folder: --resume FOLDER.")
     return str(runs[-1].parent), True
 
 
 class report_errors:
-    "Turn an `InputError` into one line on stderr and its exit status, Ctrl-C into 130; other errors keep their traceback"
+    "Turn an `InputError` into one line on stderr and its exit status; other errors keep their traceback"
     def __init__(self, debug: bool = False): self.debug = debug
     def __enter__(self): return self
 

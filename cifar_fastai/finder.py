@@ -1,4 +1,5 @@
-"""The learning-rate range test (Smith 2017): raise the rate batch by batch, watch the loss, suggest a rate. Leaves no trace.
+"""The learning-rate range test (Smith 2017): raise the rate batch by batch, watch the loss, suggest a rate.
+It leaves no trace.
 
     rates = learn.lr_find(suggest_funcs=(valley, slide, minimum, steep))
     rates.valley
@@ -21,7 +22,7 @@ SUGGESTIONS = (valley, slide, minimum, steep)
 
 
 class LRSweep(LRFinder):
-    "Raise the rate at each batch, record the loss of the training batch, or of one held-out batch after the step"
+    "Raise the rate at each batch, record the loss of the training batch, or of a held-out one after the step"
     name = "lr_finder"
 
     def __init__(self, start_lr, end_lr, num_it, mode, on, stop_div):
@@ -37,7 +38,8 @@ class LRSweep(LRFinder):
         if self.on == "holdout": self._judge_held_out()
         loss = float(self.smooth_loss)
         self.best_loss = min(self.best_loss, loss)
-        if self.stop_div and not loss <= 4 * self.best_loss or self.train_iter >= self.num_it: raise CancelFitException
+        over = self.stop_div and not loss <= 4 * self.best_loss
+        if over or self.train_iter >= self.num_it: raise CancelFitException
 
     def _judge_held_out(self):
         x, y = (t.as_subclass(torch.Tensor) for t in self.held)
@@ -56,22 +58,23 @@ def find_rate(
     end_lr: float = 10.0,
     num_it: int = 100,       # batches, each with a higher rate
     mode: str = "exp",       # "exp": by a factor, "linear": by a step
-    on: str = "train",       # whose loss: "train" (smoothed), or "holdout" (one held-out batch); never the test set's
+    on: str = "train",       # whose loss: "train" (smoothed) or "holdout" (one batch); never the test set's
     stop_div: bool = True,   # stop where the loss is above four times its minimum
     show_plot: bool = True,
-    suggest_funcs=None,      # None: valley; fastai's `valley`, `slide`, `minimum`, `steep`, or functions like them
-):                           # namedtuple of rates, a field a function; losses and rates stay in `learn.recorder`
-    """Try rates from `start_lr` to `end_lr`; afterwards model, optimiser, generators, epochs and disk are as they were.
+    suggest_funcs=None,      # None: valley; of fastai's `valley`, `slide`, `minimum`, `steep`, or like them
+):                           # namedtuple of rates by function; losses and rates stay in `learn.recorder`
+    """Try rates from `start_lr` to `end_lr`; model, optimiser, generators and disk are afterwards as before.
     Raises: InputError where fewer than 17 batches are left to judge by."""
     if mode not in ("exp", "linear"): raise unknown("mode of the range test", mode, ["exp", "linear"])
     if on not in ("train", "holdout"): raise unknown("loss of the range test", on, ["train", "holdout"])
     if on == "holdout" and getattr(learn.dls, "valid_name", "test") == "test":
-        raise InputError("the range test was asked to judge by the validation set, which is the test set here. "
-                         'Keep a holdout (valid="holdout"), or judge by on="train".')
-    funcs = (valley,) if suggest_funcs is None else tuple(suggest_funcs) if isinstance(suggest_funcs, (tuple, list)) \
-        else (suggest_funcs,)
+        raise InputError("the range test was asked to judge by the validation set, which is the test set "
+                         'here. Keep a holdout (valid="holdout"), or judge by on="train".')
+    if suggest_funcs is None: suggest_funcs = valley
+    funcs = tuple(suggest_funcs) if isinstance(suggest_funcs, (tuple, list)) else (suggest_funcs,)
     sweep = LRSweep(start_lr, end_lr, num_it, mode, on, stop_div)
-    with _untouched(learn), learn.no_logging(): learn.fit(num_it // max(1, len(learn.dls.train)) + 1, cbs=sweep)
+    with _untouched(learn), learn.no_logging():
+        learn.fit(num_it // max(1, len(learn.dls.train)) + 1, cbs=sweep)
     lrs, losses = _judged(learn.recorder, num_it)
     found = [f(lrs, losses, num_it) for f in funcs]
     names = [getattr(f, "func", f).__name__ for f in funcs]
@@ -94,12 +97,13 @@ def _judged(recorder, num_it):
 
 def _plot(learn, rates: dict, mode: str):
     from .report import plot_lr_find
-    return plot_lr_find(learn.recorder.lrs, [float(v) for v in learn.recorder.losses], rates, log=mode == "exp")
+    losses = [float(v) for v in learn.recorder.losses]
+    return plot_lr_find(learn.recorder.lrs, losses, rates, log=mode == "exp")
 
 
 @contextmanager
 def _untouched(learn):
-    "Model, optimiser, generators, loader and training flags are afterwards as before, also if the inside fails"
+    "Model, optimiser, generators, loader and training flags are as before, also if the inside fails"
     model, had_opt = learn.model, learn.opt is not None
     flags = {m: m.training for m in model.modules()}
     weights, opt = deepcopy(model.state_dict()), deepcopy(learn.opt.state_dict()) if had_opt else None

@@ -1,4 +1,4 @@
-"""An ordinary fastai Learner, set up for small pictures: Nesterov SGD, channels_last, the fastest precision of this machine.
+"""An ordinary fastai Learner for small pictures: Nesterov SGD, channels_last, the fastest precision here.
 
     learn = cifar_learner(dls, resnet18)
     learn.lr_find(suggest_funcs=(valley, slide, minimum, steep))
@@ -32,8 +32,8 @@ ANNEALS = {"cos": SchedCos, "linear": SchedLin}
 
 
 class ImageLearner(Learner):
-    """A fastai `Learner` with less overhead a batch, that also cleans up where a fit is interrupted or fails, and whose `lr_find`
-    changes nothing but the recorder."""
+    """A fastai `Learner` with less overhead a batch, that also cleans up where a fit is interrupted or fails,
+    and whose `lr_find` changes nothing but the recorder."""
     _listeners = None
 
     def add_cb(self, cb):
@@ -52,13 +52,14 @@ class ImageLearner(Learner):
         self._metrics = self._metrics.map(mean_metric)
 
     def _call_one(self, event_name):
-        "Call the callbacks that listen to `event_name`, in order (fastai sorts and asks all of them at each event)"
+        "Call the callbacks that listen to `event_name`, in order (fastai sorts and asks all at each event)"
         if self._listeners is None: self._listeners = {}
         if event_name not in self._listeners:
             self._listeners[event_name] = [cb for cb in self.cbs.sorted("order") if _listens(cb, event_name)]
         inner, training = event_name in _inner_loop, self.training
         for cb in self._listeners[event_name]:
-            if cb.run and (not inner or (cb.run_train if training else cb.run_valid)): getattr(cb, event_name)()
+            wanted = not inner or (cb.run_train if training else cb.run_valid)
+            if cb.run and wanted: getattr(cb, event_name)()
         if event_name == "after_fit":
             for cb in self.cbs: cb.run = True
 
@@ -74,7 +75,7 @@ class ImageLearner(Learner):
             raise
 
     def cleanup(self):
-        "Let every callback put back what it changed outside of itself: fastai calls no event on Ctrl-C or an error"
+        "Let every callback put back what it changed elsewhere: fastai calls no event on Ctrl-C or an error"
         for cb in self.cbs:
             if hasattr(type(cb), "cleanup"): cb.cleanup()
         self.training = False
@@ -93,7 +94,8 @@ class ImageLearner(Learner):
     ):
         "Fit for `n_epoch` by the 1cycle policy (Smith 2018)"
         if anneal not in ANNEALS: raise unknown("annealing", anneal, ANNEALS)
-        if not 0 < pct_start < 1: raise InputError(f"pct_start={pct_start}. Give a share of the run between 0 and 1.")
+        if not 0 < pct_start < 1:
+            raise InputError(f"pct_start={pct_start}. Give a share of the run between 0 and 1.")
         if self.opt is None: self.create_opt()
         self.opt.set_hyper("lr", self.lr if lr_max is None else lr_max)
         peak = np.array([h["lr"] for h in self.opt.hypers])
@@ -101,10 +103,12 @@ class ImageLearner(Learner):
         scheds = {"lr": _up_and_down(pct_start, peak / div, peak, peak / div_final, anneal),
                   "mom": _up_and_down(pct_start, *moms, anneal)}
         if not any("mom" in h for h in self.opt.hypers): del scheds["mom"]
-        self.fit(n_epoch, cbs=[ParamScheduler(scheds), *_listed(cbs)], reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
+        self.fit(n_epoch, cbs=[ParamScheduler(scheds), *_listed(cbs)], reset_opt=reset_opt, wd=wd,
+                 start_epoch=start_epoch)
 
-    def lr_find(self, start_lr=1e-5, end_lr=10.0, num_it=100, stop_div=True, show_plot=True, suggest_funcs=None, **kwargs):
-        "fastai's `lr_find`, see `finder.find_rate`: model, optimiser, generators and disk are afterwards as they were"
+    def lr_find(self, start_lr=1e-5, end_lr=10.0, num_it=100, stop_div=True, show_plot=True,
+                suggest_funcs=None, **kwargs):
+        "fastai's `lr_find`, see `finder.find_rate`: model, optimiser, generators and disk stay as they were"
         return find_rate(self, start_lr, end_lr, num_it, stop_div=stop_div, show_plot=show_plot,
                          suggest_funcs=suggest_funcs, **kwargs)
 
@@ -120,17 +124,20 @@ def _up_and_down(pct, start, middle, end, anneal):
     return combine_scheds([pct, 1 - pct], [sched(start, middle), sched(middle, end)])
 
 
-def _listed(o) -> list: return [] if o is None else list(o) if isinstance(o, (list, tuple)) or type(o).__name__ == "L" else [o]
+def _listed(o) -> list:
+    if o is None: return []
+    return list(o) if isinstance(o, (list, tuple)) or type(o).__name__ == "L" else [o]
 
 
 def optimizer(
-    opt,               # "sgd" (Nesterov), "adam", "adamw", any of torch.optim or fastai.optimizer by name, or a fastai `opt_func`
+    opt,               # "sgd" (Nesterov), "adam", another of torch.optim or fastai, or an `opt_func`
     mom: float = 0.9,  # momentum, or beta1
     **kwargs,          # further arguments of the torch optimiser
 ):                     # an `opt_func`
     "An optimiser by name, as a fastai `opt_func`: torch's own, through `OptimWrapper`"
     if callable(opt): return opt
-    by_name = {n.lower(): c for n, c in vars(torch.optim).items() if inspect.isclass(c) and c is not torch.optim.Optimizer}
+    classes = {n.lower(): c for n, c in vars(torch.optim).items() if inspect.isclass(c)}
+    by_name = {n: c for n, c in classes.items() if c is not torch.optim.Optimizer}
     if opt in by_name:
         cls, known = by_name[opt], inspect.signature(by_name[opt]).parameters
         if opt == "sgd": kwargs = {"nesterov": mom > 0, **kwargs}
@@ -168,12 +175,14 @@ def cifar_learner(
     cbs=None,
     **kwargs,                     # further arguments of `Learner`
 ) -> ImageLearner:
-    """A Learner around `arch` with Nesterov SGD, memory in channels_last and the precision that is fastest here.
-    Raises: InputError for an unknown architecture, optimiser or precision, or classes that do not fit the head."""
+    """A Learner around `arch` with Nesterov SGD, memory in channels_last and the precision fastest here.
+    Raises: InputError for an unknown architecture, optimiser or precision, or classes that do not fit the
+    head."""
     classes, seed = len(dls.vocab), getattr(dls.train, "seed", 0) if seed is None else seed
     model = _model(arch, n_out or classes, norm, seed)
     if n_out is not None and n_out != classes:
-        raise InputError(f"the head has {n_out} outputs but the data has {classes} classes. Leave n_out away, or change the data.")
+        raise InputError(f"the head has {n_out} outputs but the data has {classes} classes. "
+                         "Leave n_out away, or change the data.")
     device = dls.device or torch.device("cpu")
     precision = choose_precision(precision, device)
     model = model.to(device, memory_format=torch.channels_last)
@@ -181,8 +190,8 @@ def cifar_learner(
     defaults = [TrainEvalCallback, DeviceRecorder(), WatchProgress, EpochTable, EpochSeed(seed)]
     if precision != "fp32": defaults.append(Precision(precision))
     learn = ImageLearner(dls, model, loss_func or CrossEntropyLossFlat(label_smoothing=smoothing), lr=lr,
-                         opt_func=optimizer(opt, mom), wd=[wd, 0.0] if both else wd, moms=(mom, mom, mom), metrics=metrics,
-                         cbs=[*defaults, *_listed(cbs)], default_cbs=False,
+                         opt_func=optimizer(opt, mom), wd=[wd, 0.0] if both else wd, moms=(mom, mom, mom),
+                         metrics=metrics, cbs=[*defaults, *_listed(cbs)], default_cbs=False,
                          **({"splitter": decay_groups} if both else {}), **kwargs)
     learn.precision_name = precision
     return learn

@@ -4,8 +4,8 @@
     dls.show_batch(); xb, yb = dls.one_batch()
     dls.test_dl(["cat.png", array, pil_image])
 
-An epoch is a pure function of (seed, epoch): shuffling draws from (seed, epoch), augmentation from (seed, epoch, batch), whatever
-the number of workers and whatever ran before.
+An epoch is a pure function of (seed, epoch): shuffling draws from (seed, epoch), augmentation from (seed,
+epoch, batch), whatever the number of workers and whatever ran before.
 """
 import logging
 import os
@@ -35,7 +35,8 @@ class LabelOf:
     def __call__(self, o) -> str:
         if isinstance(o, (int, np.integer)): return self.store.classes[self.store.y[o]]
         if isinstance(o, (str, Path)): return Path(o).parent.name
-        raise InputError(f"no label can be read off a {type(o).__name__}. Give indices or paths, or with_labels=False.")
+        raise InputError(f"no label can be read off a {type(o).__name__}. "
+                         "Give indices or paths, or with_labels=False.")
 
 
 class Splits:
@@ -51,7 +52,8 @@ class AllItems:
 
 
 class NormalizePictures(Normalize):
-    "uint8 (or 0…1 float) pictures to normalised float32 in channels_last, in one pass on the device; `decodes` goes back to 0…1"
+    """uint8 (or 0…1 float) pictures to normalised float32 in channels_last, in one pass on the device;
+    `decodes` goes back to 0…1"""
     order = 99
 
     def encodes(self, x: TensorImage):
@@ -66,7 +68,7 @@ class NormalizePictures(Normalize):
 
 def subsets(
     data: ImageData,
-    valid: str = "test",  # "test": all training pictures train, the test set is only watched; "holdout": see `ImageData.holdout`
+    valid: str = "test",  # "test": all training pictures train; "holdout": see `ImageData.holdout`
     seed: int = 0,        # of the holdout split
 ) -> tuple[np.ndarray, ...]:  # indices into the store: training, validation and, with a holdout, test
     "Which pictures train, which validate, and which are left for the end"
@@ -78,10 +80,10 @@ def subsets(
 
 def cifar_block(
     data: ImageData | str | Path,  # pictures, or a source for `load_data`
-    aug="pad_crop_flip_cutout",    # training augmentation: policy or its name, A.Compose, list of Albumentations transforms, None
+    aug="pad_crop_flip_cutout",    # for training: policy or its name, A.Compose, list of transforms, None
     valid: str = "test",           # "test" or "holdout" (then the test set is `dls[2]`)
     seed: int = 0,
-    item_tfms=None,                # further fastai item transforms: pictures are then made one by one, which is slower
+    item_tfms=None,                # further fastai item transforms: pictures are then made one by one, slower
     batch_tfms=None,               # further fastai batch transforms, before the normalisation
 ) -> DataBlock:                    # `block.dataloaders(data, bs=…)`
     "The DataBlock behind `cifar_dataloaders`, for those who want to build on it"
@@ -97,9 +99,9 @@ def cifar_block(
 
 
 def cifar_dataloaders(
-    source: ImageData | str | Path = "cifar10",  # "cifar10", "cifar100", "digits", a folder, an archive, or pictures already read
+    source: ImageData | str | Path = "cifar10",  # or "cifar100", "digits", a folder, an archive, pictures
     bs: int = 512,                 # pictures a batch
-    aug="pad_crop_flip_cutout",    # training augmentation: policy or its name, A.Compose, list of Albumentations transforms, None
+    aug="pad_crop_flip_cutout",    # for training: policy or its name, A.Compose, list of transforms, None
     valid: str = "test",           # "test" (watched, never used to choose) or "holdout"
     seed: int = 0,                 # of shuffling, augmentation, limit and holdout
     num_workers: int | None = None,  # processes that augment; None: chosen by device and cores
@@ -122,17 +124,17 @@ def cifar_dataloaders(
     if workers < 0: raise InputError(f"num_workers={workers}. Give 0 or more.")
     block = cifar_block(data, aug, valid, seed, item_tfms, batch_tfms)
     n_train = len(block.splitter(None)[0])
-    dls = block.dataloaders(data, path=path, bs=min(bs, n_train), val_bs=val_bs or 2 * bs, num_workers=workers, seed=seed,
-                            device=device, pin_memory=device.type == "cuda")
+    dls = block.dataloaders(data, path=path, bs=min(bs, n_train), val_bs=val_bs or 2 * bs, seed=seed,
+                            num_workers=workers, device=device, pin_memory=device.type == "cuda")
     dls.data = data
     if dls.train.direct()[0] is None:
-        log.warning("loader: item transforms %s are applied picture by picture, which is several times slower than "
+        log.warning("loader: item transforms %s are applied picture by picture, several times slower than "
                     "Albumentations transforms in aug=", [type(t).__name__ for t in _listed(item_tfms)])
     return dls
 
 
 def suggest_workers(device: torch.device) -> int:
-    "Worker processes worth starting: none where the CPU itself trains (it is the bottleneck), up to 8 beside a GPU"
+    "Worker processes worth starting: none where the CPU itself trains, up to 8 beside a GPU"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 0 if device.type == "cpu" else max(1, min(8, cores - 1))
 

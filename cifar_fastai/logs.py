@@ -1,6 +1,8 @@
-"""What a run writes while it trains: history.csv, TensorBoard, and lines for people. All go on where a resumed run left off.
+"""What a run writes while it trains: history.csv, TensorBoard, and lines for people.
+All go on where a resumed run left off.
 
-    learn.fit_one_cycle(20, 0.1, cbs=[History("runs/demo/history.csv"), TensorBoardLog("runs/demo/tensorboard")])
+    board = TensorBoardLog("runs/demo/tensorboard")
+    learn.fit_one_cycle(20, 0.1, cbs=[History("runs/demo/history.csv"), board])
 """
 import csv
 import io
@@ -22,7 +24,7 @@ COLUMNS = ("epoch", "train_loss", "valid_loss", "accuracy", "lr", "mom")
 
 
 class History(Callback):
-    "One row an epoch in a CSV file that is whole at any moment: losses, metrics, rate and momentum of the last batch"
+    "One row an epoch in a CSV file that is always whole: losses, metrics, the last rate and momentum"
     order, remove_on_fetch = Recorder.order + 3, True
 
     def __init__(self, path: str | Path): self.path, self.rows, self.seconds = Path(path), [], []
@@ -46,7 +48,8 @@ class History(Callback):
 
 
 class TensorBoardLog(Callback):
-    "Scalars of each batch (loss, rate, momentum) and each epoch (losses, accuracy), and figures; a resumed run overwrites its tail"
+    """Scalars of each batch (loss, rate, momentum) and each epoch (losses, accuracy), and figures.
+    A resumed run overwrites its tail"""
     order, remove_on_fetch = Recorder.order + 4, True
 
     def __init__(self, folder: str | Path): self.folder, self.writer = Path(folder), None
@@ -92,7 +95,8 @@ class TensorBoardLog(Callback):
         import numpy as np
         from PIL import Image
         if self.writer is None: self._open()
-        with Image.open(path) as im: self.writer.add_image(name, np.asarray(im.convert("RGB")), step, dataformats="HWC")
+        with Image.open(path) as im: pixels = np.asarray(im.convert("RGB"))
+        self.writer.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self):
         "Write what is left and let the file go"

@@ -1,4 +1,5 @@
-"""The named augmentation policies, as plain values that a recipe can hold and write down. `augment` turns them into transforms.
+"""The named augmentation policies, as plain values that a recipe can hold and write down.
+`augment` turns them into transforms.
 
     policy.pad_crop_flip_cutout(pad=4, cutout=8)
     policy.pad_crop_flip(rotate=5, grey_p=0.2)
@@ -12,11 +13,11 @@ __all__ = ["Policy", "named", "none", "pad_crop", "pad_crop_flip", "pad_crop_fli
 
 @dataclass(frozen=True)
 class Policy:
-    "What happens to a training picture: colour first, then geometry, then holes. Raises: InputError for values out of range"
+    "What happens to a training picture: colour, then geometry, then holes. Raises: InputError out of range"
     name: str
     pad: int = 0                # pixels added on each side before a random crop back to the picture's size
     mode: str = "reflect"       # of padding and rotation: "reflect" or "constant" (`fill`)
-    fill: float | str = "mean"  # pixel value 0…255 of constant borders and of cutout; "mean": of the training set
+    fill: float | str = "mean"  # pixel value 0…255 of borders and cutout; "mean": of the training set
     flip: float = 0.0           # probability of a horizontal flip
     cutout: int = 0             # side of a hole, pixels
     holes: tuple = (1, 1)       # fewest and most holes
@@ -32,10 +33,12 @@ class Policy:
             if not 0 <= getattr(self, f) <= 1: raise self._wrong(f, "a probability from 0 to 1")
         for f in ("pad", "cutout", "rotate"):
             if getattr(self, f) < 0: raise self._wrong(f, "0 or more")
-        if self.mode not in ("reflect", "constant"): raise unknown("padding mode", self.mode, ["reflect", "constant"])
+        modes = ("reflect", "constant")
+        if self.mode not in modes: raise unknown("padding mode", self.mode, modes)
         if len(self.holes) != 2 or not 0 < self.holes[0] <= self.holes[1]:
             raise self._wrong("holes", "the fewest and the most, such as (1, 3)")
-        if len(self.jitter) != 4 or min(self.jitter) < 0: raise self._wrong("jitter", "four numbers, 0 or more")
+        if len(self.jitter) != 4 or min(self.jitter) < 0:
+            raise self._wrong("jitter", "four numbers, 0 or more")
         if self.fill != "mean" and not (isinstance(self.fill, (int, float)) and 0 <= self.fill <= 255):
             raise self._wrong("fill", 'a pixel value from 0 to 255, or "mean"')
 

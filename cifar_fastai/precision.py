@@ -1,7 +1,7 @@
 """Mixed precision on any device, and which precision trains fastest here.
 
     learn.add_cb(Precision("bf16"))                      # on a CPU too, where fastai's `to_bf16` does nothing
-    choose_precision("auto", torch.device("cpu"))        # "bf16" or "fp32", after a probe of about one second, cached
+    choose_precision("auto", torch.device("cpu"))        # "bf16" or "fp32", after a probe of a second, cached
 """
 import json
 import logging
@@ -28,8 +28,8 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Precision(Callback):
-    """Run the forward pass and the loss under autocast on whatever device the model is on, as fastai's `MixedPrecision` does on CUDA
-    alone. Weights, gradients and predictions stay float32; fp16 scales its loss."""
+    """Run the forward pass and the loss under autocast on whatever device the model is on, as fastai's
+    `MixedPrecision` does on CUDA. Weights, gradients and predictions stay float32; fp16 scales its loss."""
     order = MixedPrecision.order
     entered = None
 
@@ -91,15 +91,17 @@ def choose_precision(
         if precision not in PRECISIONS: raise unknown("precision", precision, ["auto", *PRECISIONS])
         Precision(precision).context(device)
         return precision
-    if device.type == "cuda": return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type != "cpu": return "fp32"
-    known, key = _read_cache(), f"{machine_name()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    known = _read_cache()
+    key = f"{machine_name()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
     if key not in known:
         known[key] = probe(device)
         _write_cache(known)
-    ratio = known[key]
-    log.info("precision   bf16 trains %.1f times as fast as fp32 on this CPU: %s", ratio, "bf16" if ratio > 1.05 else "fp32")
-    return "bf16" if ratio > 1.05 else "fp32"
+    ratio, best = known[key], "bf16" if known[key] > 1.05 else "fp32"
+    log.info("precision   bf16 trains %.1f times as fast as fp32 on this CPU: %s", ratio, best)
+    return best
 
 
 def probe(
@@ -123,7 +125,8 @@ def probe(
 
 def _step_seconds(net: nn.Module, x: torch.Tensor, dtype: torch.dtype | None) -> float:
     start = time.perf_counter()
-    with torch.autocast(x.device.type, dtype, enabled=dtype is not None): loss = net(x).float().square().mean()
+    with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
+        loss = net(x).float().square().mean()
     torch.autograd.grad(loss, list(net.parameters()))
     return time.perf_counter() - start
 
@@ -146,11 +149,13 @@ def _cache_file() -> Path:
 def _read_cache() -> dict:
     try: known = json.loads(_cache_file().read_text())
     except (OSError, ValueError): return {}   # never written, or not whole: probe again
-    return {k: v for k, v in known.items() if isinstance(v, float) and v > 0} if isinstance(known, dict) else {}
+    if not isinstance(known, dict): return {}
+    return {k: v for k, v in known.items() if isinstance(v, float) and v > 0}
 
 
 def _write_cache(known: dict) -> None:
     try:
         _cache_file().parent.mkdir(parents=True, exist_ok=True)
         save_atomically(_cache_file(), json.dumps(known, indent=1).encode())
-    except (OSError, InputError) as e: log.info("precision   the probe's result could not be kept (%s): it runs again next time", e)
+    except (OSError, InputError) as e:
+        log.info("precision   the probe's result could not be kept (%s): it runs again next time", e)

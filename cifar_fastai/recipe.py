@@ -20,12 +20,12 @@ RULES = ("valley", "slide", "minimum", "steep")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    "Every number of a run. Raises: InputError on creation for a field that is unknown, mistyped or out of range"
+    "Every number of a run. Raises: InputError for a field that is unknown, mistyped or out of range"
     name: str                       # of the run folder
     model: str = "resnet18"         # a name of `models.MODELS`
     norm: str = "bn"                # "bn", or "gn": group norm of one group
     epochs: int = 20
-    bs: int = 512                   # pictures a batch; smaller on small data, so that an epoch has `min_steps` steps
+    bs: int = 512                   # pictures a batch; fewer on small data: see `min_steps`
     min_steps: int = 16             # steps an epoch, at least
     lr: float | str = "find"        # peak rate; "find": the training loss decides, never the test set
     lr_rule: str = "minimum"        # which suggestion of the range test "find" takes
@@ -61,9 +61,10 @@ class Recipe:
         for name in ("mom", "smoothing"): self._between(name, 0, 1)
         self._between("pct_start", 0, 1)
         for name, choices in self._choices().items():
-            if getattr(self, name) not in choices: raise unknown(f"{name} of recipe {self.name}:", getattr(self, name), choices)
-        if isinstance(self.lr, str) and self.lr != "find": raise self._wrong("lr", "a number above 0, or find")
-        if not isinstance(self.lr, str) and not 0 < self.lr < 1e3: raise self._wrong("lr", "a number above 0, or find")
+            value = getattr(self, name)
+            if value not in choices: raise unknown(f"{name} of recipe {self.name}:", value, choices)
+        known = self.lr == "find" if isinstance(self.lr, str) else 0 < self.lr < 1e3
+        if not known: raise self._wrong("lr", "a number above 0, or find")
 
     def _choices(self) -> dict:
         return {"norm": ("bn", "gn"), "schedule": SCHEDULES, "anneal": ("cos", "linear"), "lr_rule": RULES,
@@ -77,7 +78,8 @@ class Recipe:
         if getattr(self, name) < least: raise self._wrong(name, f"{least} or more")
 
     def _between(self, name: str, low, high):
-        if not low <= getattr(self, name) < high: raise self._wrong(name, f"a number from {low} to below {high}")
+        if not low <= getattr(self, name) < high:
+            raise self._wrong(name, f"a number from {low} to below {high}")
 
     def but(self, **changes) -> "Recipe":
         "A variant: the same recipe with some fields changed. Raises: InputError for an unknown field"
@@ -107,7 +109,8 @@ def _check_type(recipe: Recipe, f) -> None:
     if float in kinds: kinds = (*kinds, int)
     if isinstance(value, bool) and bool not in kinds or not isinstance(value, kinds):
         names = " or ".join(k.__name__.replace("NoneType", "None") for k in kinds)
-        raise InputError(f"recipe {recipe.name}: {f.name}={value!r} is a {type(value).__name__}. Give {names}.")
+        kind = type(value).__name__
+        raise InputError(f"recipe {recipe.name}: {f.name}={value!r} is a {kind}. Give {names}.")
 
 
 def _plain_aug(aug):

@@ -59,4 +59,6 @@ class DeviceRecorder(Recorder):
     def fetch(self):
         "Bring the losses recorded so far to the CPU"
         new = [k for k, v in enumerate(self.losses) if v.device.type != "cpu"]
-        for k, v in zip(new, torch.stack([self.losses[k] for k in new]).cpu() if new else ()): self.losses[k] = v
+        if not new: return
+        fetched = torch.stack([self.losses[k] for k in new]).cpu()
+        for k, v in zip(new, fetched): self.losses[k] = v

@@ -1,4 +1,5 @@
-"""One run: data → loaders → Learner → rate → fit → explanation → a folder. What `python -m recipes.<name>` calls.
+"""One run: data → loaders → Learner → rate → fit → explanation → a folder.
+What `python -m recipes.<name>` calls.
 
     run = train(recipe, data="digits", out="runs/demo")
     run.accuracy, run.folder, run.interp.plot_gradcam(9)
@@ -38,7 +39,7 @@ NOT_TRAINING = ("name", "cam", "cam_every", "tta")   # fields of a recipe that d
 
 @dataclass(eq=False)
 class Run:
-    "What a run came to: its folder, the numbers of results.json, the Learner and the interpretation of the test set"
+    "What a run came to: its folder, the numbers of results.json, the Learner and the interpretation"
     folder: Path
     results: dict
     learn: ImageLearner
@@ -88,7 +89,8 @@ def _folder(recipe: Recipe, out, resume: bool) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = Path(out) if out is not None else Path("runs") / recipe.name / f"{stamp}-seed{recipe.seed}"
     if resume and not (folder / "checkpoints").is_dir():
-        raise InputError(f"{folder} holds no checkpoints to resume from. Give the folder of a run, or leave --resume out.")
+        raise InputError(f"{folder} holds no checkpoints to resume from. "
+                         "Give the folder of a run, or leave --resume out.")
     if not resume and (folder / "recipe.json").exists():
         raise InputError(f"{folder} already holds a run. Resume it with --resume, or give another folder.")
     return folder
@@ -101,13 +103,15 @@ def _prepare(recipe: Recipe, data, unverified, workers, device) -> ImageLearner:
     kept = data if recipe.limit is None else data.limit(recipe.limit, recipe.seed)
     bs = _batch_size(recipe, len(kept.x_train))
     dls = cifar_dataloaders(kept, bs, recipe.aug, recipe.valid, recipe.seed, workers, device=device)
-    smaller = f" ({recipe.bs} would leave {len(kept.x_train) // recipe.bs} steps an epoch)" if bs < recipe.bs else ""
-    log.info("recipe      %s: %s, %d epochs, batches of %d%s", recipe.name, recipe.model, recipe.epochs, bs, smaller)
-    log.info("data        %s, mean %s, std %s", repr(kept)[10:-1], *(_rounded(v) for v in (kept.mean, kept.std)))
+    steps = len(kept.x_train) // recipe.bs
+    smaller = f" ({recipe.bs} would leave {steps} steps an epoch)" if bs < recipe.bs else ""
+    log.info("recipe      %s: %s, %d epochs, batches of %d%s", recipe.name, recipe.model, recipe.epochs, bs,
+             smaller)
+    log.info("data        %s, mean %s, std %s", repr(kept)[10:-1], _rounded(kept.mean), _rounded(kept.std))
     log.info("device      %s, %d loader workers", _describe(dls.device), dls.train.fake_l.num_workers)
     learn = cifar_learner(dls, recipe.model, norm=recipe.norm, opt=recipe.opt, mom=recipe.mom, wd=recipe.wd,
-                          wd_norm_bias=recipe.wd_norm_bias, smoothing=recipe.smoothing, precision=recipe.precision,
-                          seed=recipe.seed)
+                          wd_norm_bias=recipe.wd_norm_bias, smoothing=recipe.smoothing,
+                          precision=recipe.precision, seed=recipe.seed)
     find_layers(learn.model, recipe.cam)
     learn.epoch_table.write = log.info
     log.info("net         %s, %s parameters, %s, channels_last", recipe.model,
@@ -135,7 +139,8 @@ def _rounded(values) -> str: return "(" + ", ".join(f"{v:.4f}".lstrip("0") for v
 
 def _describe(device: torch.device) -> str:
     if device.type == "cuda": return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({machine_name()}, {torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+    if device.type != "cpu": return str(device)
+    return f"{device} ({machine_name()}, {torch.get_num_threads()} threads)"
 
 
 def _rate(recipe: Recipe, learn: ImageLearner, folder: Path, resume: bool) -> FoundRate:
@@ -157,10 +162,11 @@ def _fit(recipe, learn, rate, folder, resume, checkpoint_minutes, stop) -> tuple
     history, board = History(folder / "history.csv"), TensorBoardLog(folder / "tensorboard")
     cams = GradCAMCallback(recipe.cam, every=recipe.cam_every, path=folder / "figures" / "gradcam_epochs.png")
     fields = {k: v for k, v in recipe.as_dict().items() if k not in NOT_TRAINING}
-    saved = Checkpoint(CheckpointStore(folder / "checkpoints"), json.loads(json.dumps(fields)), checkpoint_minutes, resume)
+    saved = Checkpoint(CheckpointStore(folder / "checkpoints"), json.loads(json.dumps(fields)),
+                       checkpoint_minutes, resume)
     l1 = [L1Loss(recipe.l1)] if recipe.l1 else []
-    learn.fit_one_cycle(recipe.epochs, rate, div=recipe.div, div_final=recipe.div_final, pct_start=recipe.pct_start,
-                        moms=recipe.moms, anneal=recipe.anneal,
+    learn.fit_one_cycle(recipe.epochs, rate, div=recipe.div, div_final=recipe.div_final,
+                        pct_start=recipe.pct_start, moms=recipe.moms, anneal=recipe.anneal,
                         cbs=[history, board, cams, saved, StopOnNonFinite(), stop, *l1])
     return history, board
 
@@ -168,21 +174,25 @@ def _fit(recipe, learn, rate, folder, resume, checkpoint_minutes, stop) -> tuple
 def _explain(recipe, learn, found: FoundRate, folder: Path, history: History) -> Run:
     "Predict the test set once; figures, predictions, weights and numbers from that"
     test = len(learn.dls.loaders) - 1
-    interp = ImageInterpretation.from_learner(learn, ds_idx=test, tta=False if recipe.tta == "none" else recipe.tta)
+    views = False if recipe.tta == "none" else recipe.tta
+    interp = ImageInterpretation.from_learner(learn, ds_idx=test, tta=views)
     steps = len(learn.dls.train)
-    write_training(folder, history=history.rows, lrs=learn.recorder.hps["lr"], moms=learn.recorder.hps.get("mom"),
-                   steps_per_epoch=steps, found=found if found.lrs else None)
+    write_training(folder, history=history.rows, lrs=learn.recorder.hps["lr"],
+                   moms=learn.recorder.hps.get("mom"), steps_per_epoch=steps,
+                   found=found if found.lrs else None)
     write_interpretation(folder, interp, layer=recipe.cam)
     write_predictions(interp, folder / "predictions.csv")
     data = learn.dls.data
-    save_weights(folder / "weights.safetensors", learn.model,
-                 About(recipe.model, recipe.norm, tuple(data.classes), recipe.size, tuple(data.mean), tuple(data.std)))
+    about = About(recipe.model, recipe.norm, tuple(data.classes), recipe.size, tuple(data.mean),
+                  tuple(data.std))
+    save_weights(folder / "weights.safetensors", learn.model, about)
     return Run(folder, _results(recipe, learn, found, interp), learn, interp)
 
 
 def _results(recipe, learn, found, interp) -> dict:
     data, dls = learn.dls.data, learn.dls
-    return {**numbers(interp), "recipe": recipe.name, "recipe_fingerprint": recipe.fingerprint(), "lr": found.chosen,
+    return {**numbers(interp), "recipe": recipe.name, "recipe_fingerprint": recipe.fingerprint(),
+            "lr": found.chosen,
             "epochs": recipe.epochs, "bs": dls.train.bs, "seed": recipe.seed, "tta": recipe.tta,
             "judged_on": "test set", "valid": recipe.valid,
             "parameters": sum(p.numel() for p in learn.model.parameters()), "data": data.source,
@@ -201,7 +211,7 @@ def _to_tensorboard(board: TensorBoardLog, folder: Path, step: int):
 def _announce(run: Run):
     r = run.results
     tta = f", {r['accuracy_tta']:.2%} with {r['tta']} TTA" if "accuracy_tta" in r else ""
-    log.info("test        %.2f %% of %s pictures%s; loss %.4f, %d mistakes", 100 * r["accuracy"], f"{r['pictures']:,}",
-             tta, r["loss"], r["mistakes"])
+    log.info("test        %.2f %% of %s pictures%s; loss %.4f, %d mistakes", 100 * r["accuracy"],
+             f"{r['pictures']:,}", tta, r["loss"], r["mistakes"])
     log.info("took        %.0f s", r["seconds"])
     log.info("folder      %s", run.folder)

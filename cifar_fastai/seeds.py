@@ -22,7 +22,7 @@ def train_seeds(
     recipe: Recipe,
     data,                   # see `train`
     seeds: list[int],
-    out: str | Path | None = None,  # holds a run folder for each seed, and seeds.json; None: runs/<recipe>/<time>-seeds
+    out: str | Path | None = None,  # a folder for each seed, and seeds.json; None: runs/<recipe>/<time>-seeds
     **kwargs,               # further arguments of `train`
 ) -> dict:                  # what seeds.json holds
     "Train `recipe` once for each of `seeds`, in turn, and write mean ± sd of its results"
@@ -42,11 +42,13 @@ def train_seeds(
 
 def summary(results: list[dict]) -> dict:
     "Mean, sd (n - 1) and n of accuracy, accuracy_tta, loss and seconds over the results of several seeds"
-    found = {"seeds": [r["seed"] for r in results], "recipe": results[0]["recipe"], "data": results[0]["data"]}
+    first = results[0]
+    found = {"seeds": [r["seed"] for r in results], "recipe": first["recipe"], "data": first["data"]}
     for name in ("accuracy", "accuracy_tta", "loss", "seconds"):
         values = [r[name] for r in results if name in r]
         if not values: continue
         sd = stdev(values) if len(values) > 1 else 0.0
         found[name] = {"mean": mean(values), "sd": sd, "n": len(values), "values": values}
-        if name.startswith("accuracy"): found[name]["text"] = f"{mean(values):.2%} ± {100 * sd:.2f} points, n={len(values)}"
+        if name.startswith("accuracy"):
+            found[name]["text"] = f"{mean(values):.2%} ± {100 * sd:.2f} points, n={len(values)}"
     return found

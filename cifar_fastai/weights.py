@@ -1,4 +1,4 @@
-"""A trained net as one file without code: safetensors, with all that is needed to use it again in its metadata.
+"""A trained net as one file without code: safetensors, with what is needed to use it again as metadata.
 
     net, about = load_weights("runs/demo/weights.safetensors")
     probs = net(normalised pictures).softmax(1)          # about.classes, about.mean, about.std
@@ -39,18 +39,20 @@ def save_weights(
 
 
 def load_weights(path: str | Path) -> tuple[nn.Module, About]:
-    "The net in eval mode, on the CPU, and what is known of it. Raises: InputError for a file that is not whole or not ours"
+    "The net in eval mode, on the CPU, and what is known of it. Raises: InputError where it is not whole"
     from safetensors import SafetensorError, safe_open
     path = Path(path)
     try:
         with safe_open(path, framework="pt") as f:
             about = json.loads((f.metadata() or {})["cifar_fastai"])
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118: no dict
+            tensors = {name: f.get_tensor(name) for name in list(f.keys())}
         about = About(**{k: tuple(v) if isinstance(v, list) else v for k, v in about.items()})
         net = create_model(about.model, len(about.classes), norm=about.norm)
         net.load_state_dict(tensors)
-    except FileNotFoundError: raise InputError(f"no weights at {path}. Give the weights.safetensors of a run.") from None
+    except FileNotFoundError:
+        raise InputError(f"no weights at {path}. Give the weights.safetensors of a run.") from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as e:
-        raise InputError(f"{path} holds no weights of a run: {str(e).splitlines()[0] if str(e) else type(e).__name__}. "
+        what = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise InputError(f"{path} holds no weights of a run: {what}. "
                          "Give the weights.safetensors of a run.") from e
     return net.eval(), about
