@@ -1,0 +1,81 @@
+"""Side by side: contenders take turns in one process, medians of at least five rounds are compared, results checked equal first."""
+import platform
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from statistics import median
+
+__all__ = ["Row", "alternate", "machine", "ratio", "table", "threads"]
+
+
+@dataclass
+class Row:
+    "One goal of the table: what was measured against what, and whether it is reached"
+    goal_id: str              # P1 … P11
+    work: str
+    against: str
+    goal: float               # of `measured`
+    measured: float           # a ratio, or seconds or milliseconds where `unit` says so
+    at_most: bool = False     # whether less is better
+    unit: str = "×"
+    note: str = ""
+
+    @property
+    def passes(self) -> bool: return self.measured <= self.goal if self.at_most else self.measured >= self.goal
+
+    def as_dict(self) -> dict: return asdict(self) | {"passes": self.passes}
+
+
+def alternate(
+    contenders: dict[str, Callable[[], float | None]],  # each runs its work once; returns seconds, or None: it is timed from outside
+    rounds: int = 5,
+    warm: int = 1,            # rounds that do not count
+) -> dict[str, list[float]]:  # seconds a round
+    "Let the contenders take turns: A B C, A B C, …"
+    times = {name: [] for name in contenders}
+    for k in range(warm + rounds):
+        for name, work in contenders.items():
+            start = time.perf_counter()
+            inside = work()
+            taken = time.perf_counter() - start if inside is None else inside
+            if k >= warm: times[name].append(taken)
+    return times
+
+
+def ratio(times: dict[str, list[float]], slow: str, fast: str) -> float:
+    "Median of the rounds' own ratios: neighbours in time meet the same noise"
+    return median(s / f for s, f in zip(times[slow], times[fast]))
+
+
+@contextmanager
+def threads(n: int):
+    "Let torch use `n` threads inside"
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try: yield
+    finally: torch.set_num_threads(before)
+
+
+def machine() -> dict:
+    "What the figures hold for"
+    import torch
+
+    from cifar_fastai.checkpoint import versions
+    from cifar_fastai.precision import machine_name
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": machine_name(), "threads": torch.get_num_threads(), "gpu": gpu, "system": platform.platform(),
+            "versions": versions()}
+
+
+def table(rows: list[Row]) -> str:
+    "The rows as text: goal, measured, pass or short"
+    lines = [("", "work", "against", "goal", "measured", "")]
+    for r in rows:
+        sign = "≤" if r.at_most else "≥"
+        lines.append((r.goal_id, r.work, r.against, f"{sign} {r.goal:g} {r.unit}", f"{r.measured:.3g} {r.unit}",
+                      "pass" if r.passes else "short"))
+    widths = [max(len(line[k]) for line in lines) for k in range(6)]
+    text = ["  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines]
+    return "\n".join(t + (f"\n{'':{widths[0]}}  {r.note}" if r and r.note else "") for t, r in zip(text, [None, *rows]))

@@ -1,0 +1,111 @@
+"""P1, P2, P5: pictures a second on one core, and the wait between two epochs, against stock fastai and a plain torch Dataset."""
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from albumentations.pytorch import ToTensorV2
+from fastai.data.block import CategoryBlock, DataBlock
+from fastai.data.transforms import GrandparentSplitter, Normalize, get_image_files, parent_label
+from fastai.vision.augment import RandTransform
+from fastai.vision.core import PILImage
+from fastai.vision.data import ImageBlock
+
+from cifar_fastai import cifar_dataloaders, policy
+
+from .harness import Row, alternate, ratio, threads
+from .pictures import coloured, write_folder
+
+N, BS = 4096, 256
+
+
+class TutorialTransform(RandTransform):
+    "Albumentations in fastai as fastai's own documentation writes it"
+    split_idx, order = 0, 2
+    def __init__(self, aug):
+        super().__init__()
+        self.aug = aug
+    def encodes(self, img: PILImage): return PILImage.create(self.aug(image=np.array(img))["image"])
+
+
+class PlainDataset(torch.utils.data.Dataset):
+    "What most tutorials write: an array, Albumentations, Normalize and ToTensorV2 for each picture"
+    def __init__(self, x, y, aug): self.x, self.y, self.aug = x, y, aug
+    def __len__(self): return len(self.x)
+    def __getitem__(self, i): return self.aug(image=self.x[i])["image"], int(self.y[i])
+
+
+def crop_flip(): return [A.Pad(4, border_mode=cv2.BORDER_REFLECT_101), A.RandomCrop(32, 32), A.HorizontalFlip(p=.5)]
+def cutout(): return A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(8, 8), hole_width_range=(8, 8), p=1)
+
+
+def arbitrary():
+    "A list that is not one of the policies"
+    return [*crop_flip(), A.RandomBrightnessContrast(p=.5), A.Affine(rotate=(-10, 10), p=.5), cutout()]
+
+
+def stock(folder: Path, data, aug, workers: int = 0):
+    "Stock fastai on the files"
+    block = DataBlock((ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label,
+                      splitter=GrandparentSplitter("train", "test"), item_tfms=TutorialTransform(A.Compose(aug)),
+                      batch_tfms=Normalize.from_stats(data.mean, data.std, cuda=False))
+    return block.dataloaders(folder, bs=BS, num_workers=workers, device=torch.device("cpu"))
+
+
+def plain(data, aug):
+    aug = A.Compose([*aug, A.Normalize(data.mean, data.std), ToTensorV2()])
+    return torch.utils.data.DataLoader(PlainDataset(data.x_train, data.y_train, aug), BS, shuffle=True, drop_last=True)
+
+
+def ours(data, aug, workers: int = 0): return cifar_dataloaders(data, BS, aug, num_workers=workers, device="cpu")
+
+
+def epoch(dl):
+    for _ in dl: pass
+
+
+def check_equal(folder, data):
+    "Without augmentation the three give the same numbers for the same pictures"
+    a = {_key(x): y for xb, yb in ours(data, None).train for x, y in zip(xb, yb.tolist())}
+    b = {_key(x): y for xb, yb in stock(folder, data, []).train for x, y in zip(xb, yb.tolist())}
+    c = {_key(x): y for xb, yb in plain(data, []) for x, y in zip(xb, yb.tolist())}
+    common = a.keys() & b.keys() & c.keys()
+    assert len(common) > .8 * len(a) and all(a[k] == b[k] == c[k] for k in common), "the loaders do not show the same pictures"
+
+
+def _key(x) -> tuple: return tuple((torch.as_tensor(x).as_subclass(torch.Tensor)[:, ::8, ::8] * 100).round().int().flatten().tolist())
+
+
+def gap(dl, epochs: int = 3) -> float:
+    "Seconds between the last batch of an epoch and the first one of the next, median"
+    waits = []
+    for k in range(epochs):
+        start = time.perf_counter() if k else None
+        for b, _ in enumerate(dl):
+            if b == 0 and start: waits.append(time.perf_counter() - start)
+    return median(waits)
+
+
+def run(rounds: int = 5) -> list[Row]:
+    data = coloured(N, BS)
+    with tempfile.TemporaryDirectory() as tmp, threads(1):
+        folder = write_folder(data, Path(tmp))
+        check_equal(folder, data)
+        pol = [*crop_flip(), cutout()]
+        a, b, c = ours(data, policy.pad_crop_flip_cutout()).train, stock(folder, data, pol).train, plain(data, pol)
+        p1 = alternate({"ours": lambda: epoch(a), "fastai": lambda: epoch(b), "torch": lambda: epoch(c)}, rounds)
+        d, e = ours(data, arbitrary()).train, stock(folder, data, arbitrary()).train
+        p2 = alternate({"ours": lambda: epoch(d), "fastai": lambda: epoch(e)}, rounds)
+        f, g = ours(data, policy.pad_crop_flip_cutout(), 2).train, stock(folder, data, pol, 2).train
+        p5 = alternate({"ours": lambda: gap(f), "fastai": lambda: gap(g)}, rounds)
+        f.close()
+    speed = "ours {:,.0f}, fastai {:,.0f}, plain torch {:,.0f} pictures/s".format(*(N / median(p1[k]) for k in p1))
+    return [Row("P1", "loader, one core", "stock fastai on files", 15, ratio(p1, "fastai", "ours"), note=speed),
+            Row("P1", "loader, one core", "torch Dataset, Albumentations", 3.5, ratio(p1, "torch", "ours")),
+            Row("P2", "loader, any Albumentations list", "stock fastai on files", 6, ratio(p2, "fastai", "ours")),
+            Row("P5", "wait between epochs, 2 workers", "stock fastai", 1 / 5, 1 / ratio(p5, "fastai", "ours"), at_most=True,
+                note=f"ours {1e3 * median(p5['ours']):.1f} ms, fastai {1e3 * median(p5['fastai']):.1f} ms")]
