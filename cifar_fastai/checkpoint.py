@@ -7,15 +7,12 @@
 A checkpoint is two files: `epoch-0003.pt`, tensors and plain values only, and the manifest `epoch-0003.json`.
 The manifest is written last and removed first, so a `.pt` without one is a save that was cut short.
 """
-import errno
 import hashlib
 import io
 import json
 import logging
-import os
 import platform
 import re
-import secrets
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +21,7 @@ import numpy as np
 import torch
 
 from .errors import InputError
+from .saving import SaveError, save_atomically, sweep, write_json
 
 __all__ = ["SaveError", "CheckpointError", "save_atomically", "write_json", "plain", "differences",
            "CheckpointStore", "versions"]
@@ -31,63 +29,11 @@ __all__ = ["SaveError", "CheckpointError", "save_atomically", "write_json", "pla
 log = logging.getLogger("cifar_fastai")
 MANIFEST_LIMIT = 1 << 20                                  # bytes; a real one has about a thousand
 _NAME = re.compile(r"epoch-(\d{4,})(?:-batch-(\d{5,}))?")
-_TEMP = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp")
-
-
-class SaveError(InputError):
-    "A file could not be written; the one that was there is as it was"
-    exit_status = 1
 
 
 class CheckpointError(InputError):
     "There are checkpoints, and none can be used"
     exit_status = 1
-
-
-def save_atomically(
-    path: str | Path,  # final name; written beside it first, then renamed
-    data: bytes,       # or anything with the buffer protocol
-) -> str:              # sha256 of what is now on disk
-    "Write `data` to `path` so that a reader sees the old file or the new one. Raises: SaveError"
-    path = Path(path)
-    temp = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_through(temp, data)
-        os.replace(temp, path)
-        _sync_folder(path.parent)
-    except BaseException as error:
-        with suppress(OSError): temp.unlink(missing_ok=True)
-        if not isinstance(error, OSError): raise
-        size = memoryview(data).nbytes
-        raise SaveError(f"cannot write {path} ({size:,} bytes): {error.strerror or error}. "
-                        "Make room or choose another folder; what was there before is unchanged.") from error
-    return hashlib.sha256(data).hexdigest()
-
-
-def _write_through(path: Path, data) -> None:
-    "Write `data` to a new file and wait until the disk has it; rights follow the umask"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    with open(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    "Make a rename in `folder` survive a power cut, where the system can do that"
-    if os.name == "nt": return
-    fd = os.open(folder, os.O_RDONLY)
-    try: os.fsync(fd)
-    except OSError as error:
-        if error.errno != errno.EINVAL: raise             # some network file systems know no such thing
-    finally: os.close(fd)
-
-
-def write_json(path: str | Path, value) -> str:
-    "Save `value` as indented JSON, atomically; returns its sha256. Raises: ValueError for NaN"
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return save_atomically(path, text.encode())
 
 
 def versions() -> dict[str, str]:
@@ -206,10 +152,9 @@ class CheckpointStore:
         "Remove what dead processes left: temporary files, and `.pt` files whose manifest was never written"
         if not self.folder.is_dir(): return
         whole = set(self.complete())
-        for path in self.folder.iterdir():
-            temp = _TEMP.fullmatch(path.name)
-            orphan = path.suffix == ".pt" and _place(path) and path not in whole
-            if orphan or (temp and not _others(int(temp[1]))):
+        sweep(self.folder)
+        for path in self.folder.glob("*.pt"):
+            if _place(path) and path not in whole:
                 with suppress(OSError): path.unlink(missing_ok=True)
 
 
@@ -221,15 +166,6 @@ def _place(path: Path) -> tuple[int, int] | None:
     "(epoch, batch) from a file's name; None for a file that is no part of a checkpoint"
     found = _NAME.fullmatch(path.stem)
     return (int(found[1]), int(found[2] or 0)) if found else None
-
-
-def _others(pid: int) -> bool:
-    "Whether `pid` is a living process other than this one"
-    if pid == os.getpid(): return False
-    try: os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError): return False
-    except PermissionError: return True
-    return True
 
 
 def _read_manifest(path: Path) -> dict:

@@ -4,6 +4,7 @@ Imports nothing heavy, so that `--help` is there at once; fastai comes when a ru
 """
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 from fastcore.script import anno_parser
@@ -18,7 +19,7 @@ _FOLDER = {"nargs": "?", "const": "newest", "metavar": "FOLDER"}
 
 
 def flags(
-    data: str = "cifar10",        # cifar10, cifar100, digits, an archive, or a folder of train/ and test/
+    data: str = None,             # cifar10 (default), cifar100, digits, an archive, a folder of train/, test/
     unverified: bool = False,     # read an archive whose MD5 is not the official one
     epochs: int = None,           # passes over the training pictures
     bs: int = None,               # pictures a batch
@@ -34,7 +35,7 @@ def flags(
     cam_layer: str = None,        # layer of the Grad-CAM maps, such as layer4
     checkpoint_minutes: float = None,  # save within an epoch too, so often
     out: str = None,              # run folder
-    resume: Annotated[str, _FOLDER] = None,  # go on with the run in FOLDER, or the newest
+    resume: Annotated[str, _FOLDER] = None,  # go on with the run in FOLDER, --out or the newest
     quiet: bool = False,          # print warnings and errors only
     debug: bool = False,          # show the traceback of an error
 ): pass
@@ -58,8 +59,9 @@ def main(recipe: Recipe, argv: list[str] | None = None) -> None:
         changes = {"epochs": args.epochs, "bs": args.bs, "lr": _rate(args.lr), "seed": args.seed,
                    "limit": args.limit, "size": args.size, "valid": args.valid, "precision": args.precision,
                    "cam": args.cam_layer}
-        recipe = recipe.but(**{k: v for k, v in changes.items() if v is not None})
-        _run(recipe, args)
+        given = {k: v for k, v in changes.items() if v is not None}
+        out, resume = _resumed(recipe, args)
+        _run(recipe.but(**_begun_with(recipe, changes, out, resume) | given), args, out, resume)
 
 
 def _rate(lr: str | None) -> float | str | None:
@@ -68,31 +70,46 @@ def _rate(lr: str | None) -> float | str | None:
         raise InputError(f"--lr {lr}: neither a number nor find. Give a rate such as 0.1.") from None
 
 
-def _run(recipe: Recipe, args) -> None:
+def _run(recipe: Recipe, args, out, resume: bool) -> None:
     if args.seeds and args.seed is not None:
         raise InputError("both --seed and --seeds were given. Give one of them.")
     if args.seeds and args.resume: raise InputError("--resume takes one run. Leave --seeds out.")
-    out, resume = _resumed(recipe, args)
     from .runs import train
     common = {"unverified": args.unverified, "workers": args.workers, "device": args.device,
               "quiet": args.quiet, "checkpoint_minutes": args.checkpoint_minutes}
     if not args.seeds:
-        train(recipe, args.data, out, resume=resume, **common)
+        train(recipe, args.data or _begun_data(out, resume) or "cifar10", out, resume=resume, **common)
         return
     from .seeds import train_seeds
-    train_seeds(recipe, args.data, args.seeds, out, **common)
+    train_seeds(recipe, args.data or "cifar10", args.seeds, out, **common)
 
 
 def _resumed(recipe: Recipe, args) -> tuple[str | None, bool]:
     "The run folder and whether to resume it"
     if args.resume is None: return args.out, False
-    if args.resume != "newest": return args.resume, True
-    if args.out is not None: return args.out, True
-    from pathlib import Path
-    runs = sorted(Path("runs", recipe.name).glob("*/checkpoints"), key=lambda p: p.stat().st_mtime)
-    if not runs:
+    if args.resume == "newest" and args.out is not None: return args.out, True     # may still be to be made
+    from .run_folder import newest_run
+    folder = newest_run(recipe) if args.resume == "newest" else Path(args.resume)
+    if folder is None:
         raise InputError(f"no run to resume in runs/{recipe.name}. Give its folder: --resume FOLDER.")
-    return str(runs[-1].parent), True
+    if not folder.exists():
+        raise InputError(f"no run to resume: {folder} does not exist. Give the folder of a run.")
+    return str(folder), True
+
+
+def _begun_with(recipe: Recipe, flags, out, resume: bool) -> dict:
+    "What the flags of the run to resume were; a flag that is given again must say the same"
+    if not resume or not Path(out, "recipe.json").exists(): return {}
+    from .run_folder import saved_recipe
+    saved = saved_recipe(Path(out))
+    return {k: saved[k] for k in flags if k in saved}
+
+
+def _begun_data(out, resume: bool) -> str | None:
+    "Where the data of the run to resume lies"
+    if not resume: return None
+    from .run_folder import begun
+    return begun(Path(out)).get("data")
 
 
 class report_errors:

@@ -5,7 +5,7 @@
 
 Figures belong to pyplot, as fastai's do, so that `plt.savefig` and notebooks find them; inside `offscreen()`
 they belong to nobody and cannot pile up. Texts are never read as TeX: a class may be called `$100`."""
-import os
+import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,6 +20,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from .errors import InputError, unknown
+from .saving import save_atomically
 
 __all__ = ["BAD", "GOOD", "Tile", "add_colorbar", "as_picture", "new_figure", "offscreen", "overlay",
            "percent", "save_figure", "short", "show_grid", "show_message", "show_tiles", "text"]
@@ -75,15 +76,10 @@ def save_figure(
     dpi: int = 150,          # a grid is then about 1,100 pixels wide, sharp at a README's width
 ) -> Path:
     "Write `fig` so that a reader sees the old file or the new one, never a part"
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        fig.savefig(tmp, dpi=dpi)
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
-        plt.close(fig)
+    path, drawn = Path(path), io.BytesIO()
+    try: fig.savefig(drawn, dpi=dpi, format=path.suffix[1:] or "png")
+    finally: plt.close(fig)
+    save_atomically(path, drawn.getbuffer())
     return path
 
 

@@ -7,16 +7,17 @@ All go on where a resumed run left off.
 import csv
 import io
 import logging
+import os
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from fastai.callback.core import Callback
 from fastai.learner import Recorder
 
-from .checkpoint import save_atomically
+from .saving import SaveError, save_atomically
 
 __all__ = ["History", "TensorBoardLog", "lines_to"]
 
@@ -49,7 +50,7 @@ class History(Callback):
 
 class TensorBoardLog(Callback):
     """Scalars of each batch (loss, rate, momentum) and each epoch (losses, accuracy), and figures.
-    A resumed run overwrites its tail"""
+    All steps are batches: so a resumed run can purge what was written after its checkpoint"""
     order, remove_on_fetch = Recorder.order + 4, True
 
     def __init__(self, folder: str | Path): self.folder, self.writer = Path(folder), None
@@ -60,18 +61,21 @@ class TensorBoardLog(Callback):
 
     def _open(self):
         from torch.utils.tensorboard import SummaryWriter
-        self.writer = SummaryWriter(str(self.folder), purge_step=self.train_iter or None)
+        first = self.waiting[0][0] if self.waiting else self.train_iter + 1
+        self.writer = SummaryWriter(str(self.folder), purge_step=first)
 
     def after_batch(self):
         if not self.training: return
-        if self.writer is None: self._open()
         hyper = self.opt.hypers[-1]
         self.waiting.append((self.train_iter, self.learn.loss.detach(), hyper["lr"], hyper.get("mom")))
+        if self.writer is None: self._open()
 
     def after_train(self):
         "Fetch the epoch's losses from the device at once"
         if not self.waiting: return
+        if self.writer is None: self._open()
         steps, losses, rates, moms = zip(*self.waiting)
+        losses = [v.to(losses[-1].device) for v in losses]      # those of before a stop are on the CPU
         for step, loss, lr, mom in zip(steps, torch.stack(losses).float().cpu().tolist(), rates, moms):
             self.writer.add_scalar("train/loss", loss, step)
             self.writer.add_scalar("train/lr", lr, step)
@@ -81,7 +85,7 @@ class TensorBoardLog(Callback):
     def after_epoch(self):
         if self.writer is None: self._open()
         for name, value in zip(self.recorder.metric_names[1:-1], self.recorder.log[1:-1]):
-            self.writer.add_scalar(f"epoch/{name}", float(value), self.epoch + 1)
+            self.writer.add_scalar(f"epoch/{name}", float(value), self.train_iter)
         self.writer.flush()
 
     def add_graph(self, model, x):
@@ -90,13 +94,16 @@ class TensorBoardLog(Callback):
         if self.writer is None: self._open()
         self.writer.add_graph(deepcopy(model).cpu().float().eval(), x.as_subclass(torch.Tensor).cpu().float())
 
-    def add_picture(self, name: str, path: Path, step: int):
-        "The PNG at `path` under `name`"
+    def state_dict(self): return {"waiting": self.waiting}
+    def load_state_dict(self, state): self.waiting = list(state["waiting"])
+
+    def add_picture(self, name: str, path: Path):
+        "The PNG at `path` under `name`, one step past the last batch"
         import numpy as np
         from PIL import Image
         if self.writer is None: self._open()
         with Image.open(path) as im: pixels = np.asarray(im.convert("RGB"))
-        self.writer.add_image(name, pixels, step, dataformats="HWC")
+        self.writer.add_image(name, pixels, self.train_iter + 1, dataformats="HWC")
 
     def close(self):
         "Write what is left and let the file go"
@@ -104,6 +111,27 @@ class TensorBoardLog(Callback):
         self.writer = None
 
     def cleanup(self): self.close()
+
+
+class _Shown(logging.StreamHandler):
+    "Lines on stdout until its reader is gone: then the run goes on, and the log file has the rest"
+    def handleError(self, record):
+        if not isinstance(sys.exc_info()[1], BrokenPipeError): return super().handleError(record)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.stream.fileno())
+        return os.close(nowhere)
+
+
+class _Kept(logging.FileHandler):
+    "Lines in a file; a disk without room for them is an error like any other"
+    def handleError(self, record):
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError): return super().handleError(record)
+        raise SaveError(f"cannot write {self.baseFilename}: {error.strerror}. "
+                        "Make room, then go on with --resume.")
+
+    def close(self):
+        with suppress(OSError): super().close()           # what did not fit has been told
 
 
 @contextmanager
@@ -115,11 +143,11 @@ def lines_to(
     log = logging.getLogger("cifar_fastai")
     handlers, level = [], log.level
     if not log.handlers and not logging.getLogger().handlers:
-        shown = logging.StreamHandler(sys.stdout)
+        shown = _Shown(sys.stdout)
         shown.setLevel(logging.WARNING if quiet else logging.INFO)
         handlers.append(shown)
     if file is not None:
-        kept = logging.FileHandler(file, encoding="utf-8")
+        kept = _Kept(file, encoding="utf-8")
         kept.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         handlers.append(kept)
     for h in handlers: log.addHandler(h)

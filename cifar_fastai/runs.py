@@ -4,7 +4,6 @@ What `python -m recipes.<name>` calls.
     run = train(recipe, data="digits", out="runs/demo")
     run.accuracy, run.folder, run.interp.plot_gradcam(9)
 """
-import json
 import logging
 import time
 from dataclasses import dataclass
@@ -13,12 +12,14 @@ from pathlib import Path
 
 import torch
 
-from .callbacks import GradCAMCallback, L1Loss
-from .checkpoint import CheckpointStore, versions, write_json
+from .callbacks import GradCAMCallback
+from .checkpoint import versions
 from .data import ImageData, load_data
 from .errors import InputError
+from .failures import plain_failures
 from .finder import SUGGESTIONS, explain_rate
 from .gradcam import find_layers
+from .ingredients import callbacks_of
 from .interpret import ImageInterpretation
 from .learner import ImageLearner, cifar_learner
 from .loaders import cifar_dataloaders
@@ -28,13 +29,14 @@ from .precision import machine_name
 from .recipe import Recipe
 from .report import FoundRate, numbers, write_data, write_interpretation, write_predictions, write_training
 from .resume import Checkpoint
+from .run_folder import begin, begun, choose_folder, read_json, seal, training_fields
 from .safety import StopOnNonFinite, StopOnSignal
+from .saving import write_json
 from .weights import About, save_weights
 
 __all__ = ["Run", "train"]
 
 log = logging.getLogger("cifar_fastai")
-NOT_TRAINING = ("name", "cam", "cam_every", "tta")   # fields of a recipe that do not change the weights
 
 
 @dataclass(eq=False)
@@ -65,38 +67,39 @@ def train(
 ) -> Run:
     """Train `recipe` on `data`, explain the result on the test set and leave it all in a folder.
     Raises: InputError for a wrong input, before training starts; Stopped after a signal."""
-    folder = _folder(recipe, out, resume)
-    with RunLock(folder), lines_to(folder / "log.txt", quiet), StopOnSignal() as stop:
+    folder = choose_folder(recipe, out, resume)
+    with RunLock(folder), plain_failures(folder, recipe.bs), lines_to(folder / "log.txt", quiet), \
+         StopOnSignal() as stop:
         started = time.monotonic()
-        learn = _prepare(recipe, data, unverified, workers, device)
-        write_json(folder / "recipe.json", recipe.as_dict())
+        before = begun(folder) if resume else {}
+        learn = _prepare(recipe, data, unverified, workers, device, before)
+        learn.add_cb(stop)
+        begin(folder, recipe, _decided(data, learn), resume)
         found = _rate(recipe, learn, folder, resume)
         stop.check()
         write_data(folder, learn.dls)
-        history, board = _fit(recipe, learn, found.chosen, folder, resume, checkpoint_minutes, stop)
+        history, board = _fit(recipe, learn, found.chosen, folder, resume, checkpoint_minutes)
         stop.check()
         run = _explain(recipe, learn, found, folder, history)
-        run.results |= {"seconds": round(time.monotonic() - started, 1), "epoch_seconds": history.seconds}
-        write_json(folder / "results.json", run.results)
-        _to_tensorboard(board, folder, recipe.epochs)
         stop.check()
+        run.results |= {"seconds": round(time.monotonic() - started, 1), "epoch_seconds": history.seconds,
+                        "resumed": bool(before)}
+        write_json(folder / "results.json", run.results)
+        _to_tensorboard(board, folder)
+        learn.remove_cb(stop)
+        seal(folder)
         _announce(run)
         return run
 
 
-def _folder(recipe: Recipe, out, resume: bool) -> Path:
-    "Where the run goes; one that already stands there is only touched to resume it"
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = Path(out) if out is not None else Path("runs") / recipe.name / f"{stamp}-seed{recipe.seed}"
-    if resume and not (folder / "checkpoints").is_dir():
-        raise InputError(f"{folder} holds no checkpoints to resume from. "
-                         "Give the folder of a run, or leave --resume out.")
-    if not resume and (folder / "recipe.json").exists():
-        raise InputError(f"{folder} already holds a run. Resume it with --resume, or give another folder.")
-    return folder
+def _decided(data, learn) -> dict:
+    "What a resumed run takes over: where the data lies, and what was found best on this machine"
+    given = not isinstance(data, ImageData)
+    named = str(Path(data).resolve() if Path(data).exists() else data) if given else None
+    return {"data": named, "precision": learn.precision_name, "device": _describe(learn.dls.device)}
 
 
-def _prepare(recipe: Recipe, data, unverified, workers, device) -> ImageLearner:
+def _prepare(recipe: Recipe, data, unverified, workers, device, before) -> ImageLearner:
     "Data, loaders and Learner, with everything checked that can be checked before training"
     if device is not None: device = _device(device)
     if not isinstance(data, ImageData): data = load_data(data, size=recipe.size, unverified=unverified)
@@ -110,8 +113,8 @@ def _prepare(recipe: Recipe, data, unverified, workers, device) -> ImageLearner:
     log.info("data        %s, mean %s, std %s", repr(kept)[10:-1], _rounded(kept.mean), _rounded(kept.std))
     log.info("device      %s, %d loader workers", _describe(dls.device), dls.train.fake_l.num_workers)
     learn = cifar_learner(dls, recipe.model, norm=recipe.norm, opt=recipe.opt, mom=recipe.mom, wd=recipe.wd,
-                          wd_norm_bias=recipe.wd_norm_bias, smoothing=recipe.smoothing,
-                          precision=recipe.precision, seed=recipe.seed)
+                          wd_norm_bias=recipe.wd_norm_bias, smoothing=recipe.smoothing, loss_func=recipe.loss,
+                          precision=before.get("precision", recipe.precision), seed=recipe.seed)
     find_layers(learn.model, recipe.cam)
     learn.epoch_table.write = log.info
     log.info("net         %s, %s parameters, %s, channels_last", recipe.model,
@@ -149,25 +152,26 @@ def _rate(recipe: Recipe, learn: ImageLearner, folder: Path, resume: bool) -> Fo
         log.info("rate        %g (given)", recipe.lr)
         return FoundRate([], [], {}, float(recipe.lr))
     kept = folder / "checkpoints" / "lr_find.json"
-    if resume and kept.exists(): return FoundRate(**json.loads(kept.read_text()))
-    rates = learn.lr_find(num_it=recipe.lr_its, suggest_funcs=SUGGESTIONS, show_plot=False)
-    chosen = getattr(rates, recipe.lr_rule)
-    log.info("rate        %s, from the training loss alone", explain_rate(rates, recipe.lr_rule))
-    found = FoundRate(learn.recorder.lrs, [float(v) for v in learn.recorder.losses], rates._asdict(), chosen)
+    if resume and kept.exists(): return FoundRate(**read_json(kept))
+    rates = learn.lr_find(*recipe.lr_range, recipe.lr_its, suggest_funcs=SUGGESTIONS, show_plot=False,
+                          mode=recipe.lr_mode, on=recipe.lr_on)
+    chosen = getattr(rates, recipe.lr_rule) / recipe.lr_divide
+    whose, part = {"train": "training", "holdout": "holdout"}[recipe.lr_on], ""
+    if recipe.lr_divide != 1: part = f"; divided by {recipe.lr_divide:g}: {chosen:.3g}"
+    log.info("rate        %s, from the %s loss alone%s", explain_rate(rates, recipe.lr_rule), whose, part)
+    found = FoundRate(learn.recorder.lrs, [float(v) for v in learn.recorder.losses], rates._asdict(), chosen,
+                      recipe.lr_mode, recipe.lr_on)
     write_json(kept, found._asdict())
     return found
 
 
-def _fit(recipe, learn, rate, folder, resume, checkpoint_minutes, stop) -> tuple[History, TensorBoardLog]:
+def _fit(recipe, learn, rate, folder, resume, checkpoint_minutes) -> tuple[History, TensorBoardLog]:
     history, board = History(folder / "history.csv"), TensorBoardLog(folder / "tensorboard")
     cams = GradCAMCallback(recipe.cam, every=recipe.cam_every, path=folder / "figures" / "gradcam_epochs.png")
-    fields = {k: v for k, v in recipe.as_dict().items() if k not in NOT_TRAINING}
-    saved = Checkpoint(CheckpointStore(folder / "checkpoints"), json.loads(json.dumps(fields)),
-                       checkpoint_minutes, resume)
-    l1 = [L1Loss(recipe.l1)] if recipe.l1 else []
-    learn.fit_one_cycle(recipe.epochs, rate, div=recipe.div, div_final=recipe.div_final,
-                        pct_start=recipe.pct_start, moms=recipe.moms, anneal=recipe.anneal,
-                        cbs=[history, board, cams, saved, StopOnNonFinite(), stop, *l1])
+    saved = Checkpoint(folder / "checkpoints", training_fields(recipe.as_dict()), checkpoint_minutes,
+                       resume=resume)
+    learn.fit(recipe.epochs, rate, cbs=[history, board, cams, saved, StopOnNonFinite(),
+                                        *callbacks_of(recipe, rate)])
     return history, board
 
 
@@ -201,10 +205,10 @@ def _results(recipe, learn, found, interp) -> dict:
             "workers": dls.train.fake_l.num_workers, "versions": versions()}
 
 
-def _to_tensorboard(board: TensorBoardLog, folder: Path, step: int):
+def _to_tensorboard(board: TensorBoardLog, folder: Path):
     for name in ("batch", "misclassified", "gradcam", "gradcam_epochs"):
         if (folder / "figures" / f"{name}.png").exists():
-            board.add_picture(name, folder / "figures" / f"{name}.png", step)
+            board.add_picture(name, folder / "figures" / f"{name}.png")
     board.close()
 
 

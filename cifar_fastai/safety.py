@@ -9,6 +9,7 @@ its hooks, and raise their error after that.
 import os
 import signal
 import threading
+from contextlib import suppress
 
 import torch
 from fastai.callback.core import Callback, CancelFitException
@@ -35,6 +36,10 @@ class Stopped(InputError):
     def __init__(self, message: str = "", signum: int = signal.SIGINT):
         super().__init__(message)
         self.exit_status = 128 + signum
+
+
+class _StopNow(BaseException):
+    "Thrown by a signal where nothing is being trained; no `except Exception` on the way may swallow it"
 
 
 class Ender(Callback):
@@ -150,7 +155,8 @@ def _event(device: torch.device):
 
 class StopOnSignal(Ender):
     """SIGTERM or Ctrl-C stops at the next batch's edge, after a checkpoint; the second at once.
-    As a callback it listens during a fit, as `with StopOnSignal() as stop:` in the whole block: `check`"""
+    As a callback it listens during a fit, as `with StopOnSignal() as stop:` in the whole block, where it
+    stops at once unless a Learner is at work, and at `check`"""
     order = 990                                           # after `Checkpoint` has saved
 
     def __init__(self): self.signum, self.handlers, self.in_block = None, {}, False
@@ -167,8 +173,8 @@ class StopOnSignal(Ender):
     def __exit__(self, kind, error, trace):
         self.in_block = False
         self._restore()
-        if self.signum and (error is None or isinstance(error, RuntimeError)):   # of a dead worker
-            raise self._stopped() from error
+        ours = _StopNow, CancelFitException, RuntimeError      # of a worker that the signal killed too
+        if self.signum and (error is None or isinstance(error, ours)): raise self._stopped() from None
 
     def check(self):
         "Between two parts of a run: stop here if a signal has come. Raises: Stopped"
@@ -210,11 +216,14 @@ class StopOnSignal(Ender):
         "Only take note; the next signal finds the handlers that were there before"
         if os.getpid() != self.pid: return                # a worker: its parent decides
         self._restore()
-        if not (self.in_block or _in_loop(frame)):        # left over from a fit that failed
+        in_loop = _in_loop(frame)
+        if not (self.in_block or in_loop):                # left over from a fit that failed
             signal.raise_signal(signum)
             return
         self.signum = signum
-        os.write(2, b"\ncifar_fastai: stopping at the end of this batch; once more to stop at once\n")
+        if not in_loop: raise _StopNow
+        with suppress(OSError):                           # nobody may be listening any more
+            os.write(2, b"\ncifar_fastai: stopping at the end of this batch; once more to stop at once\n")
 
 
 def _in_loop(frame) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from cifar_fastai import checkpoint
+from cifar_fastai import saving
 from cifar_fastai.checkpoint import (
     CheckpointError,
     CheckpointStore,
@@ -60,7 +60,7 @@ def test_a_failing_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, 
     path = tmp_path/"a.bin"
     save_atomically(path, b"old")
     def fail(*_): raise OSError(code, os.strerror(code))
-    monkeypatch.setattr(checkpoint.os, call, fail)
+    monkeypatch.setattr(saving.os, call, fail)
     found = rf"cannot write {path} \(1,234 bytes\): {os.strerror(code)}"
     with pytest.raises(SaveError, match=found) as error: save_atomically(path, bytes(1234))
     assert error.value.exit_status == 1 and "\n" not in str(error.value)
@@ -69,7 +69,7 @@ def test_a_failing_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, 
 
 def test_an_interrupted_save_leaves_no_temporary_file(tmp_path, monkeypatch):
     def interrupt(*_): raise KeyboardInterrupt
-    monkeypatch.setattr(checkpoint.os, "fsync", interrupt)
+    monkeypatch.setattr(saving.os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt): save_atomically(tmp_path/"a.bin", b"new")
     assert names(tmp_path) == []
 
@@ -79,7 +79,7 @@ def test_a_disk_that_is_really_full_is_reported(tmp_path, monkeypatch):
     real = os.open
     def full(path, flags, *mode):
         return real("/dev/full", os.O_WRONLY) if str(path).endswith(".tmp") else real(path, flags, *mode)
-    monkeypatch.setattr(checkpoint.os, "open", full)
+    monkeypatch.setattr(saving.os, "open", full)
     with pytest.raises(SaveError, match="No space left on device"): save_atomically(tmp_path/"a.bin", b"a")
 
 
@@ -232,7 +232,7 @@ def test_an_unfinished_save_is_swept_away_and_a_living_ones_file_is_not(store):
 
 KILL_AT_EACH_LINE = textwrap.dedent("""
     import os, signal, sys, torch
-    from cifar_fastai import checkpoint
+    from cifar_fastai import checkpoint, saving
     from cifar_fastai.checkpoint import CheckpointStore
     torch.set_num_threads(1)
     state = lambda epoch: {"weight": torch.full((64,), float(epoch)), "done": epoch}
@@ -242,7 +242,7 @@ KILL_AT_EACH_LINE = textwrap.dedent("""
         seen = 0
         def trace(frame, event, arg):
             nonlocal seen
-            if frame.f_code.co_filename != checkpoint.__file__: return None
+            if frame.f_code.co_filename not in (checkpoint.__file__, saving.__file__): return None
             seen += event == "line"
             if seen > n: os.kill(os.getpid(), signal.SIGKILL)
             return trace

@@ -22,7 +22,7 @@ from fastai.optimizer import SGD, Adam, OptimWrapper, ranger
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from cifar_fastai import checkpoint
+from cifar_fastai import saving
 from cifar_fastai.checkpoint import SaveError
 from cifar_fastai.errors import InputError
 from cifar_fastai.resume import Checkpoint
@@ -298,7 +298,7 @@ def test_f7_a_full_disk_ends_the_fit_and_leaves_the_checkpoint_before(tmp_path, 
         left[0] -= 1
         if left[0] < 0: raise OSError(28, "No space left on device")
         fsync(fd)
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(saving.os, "fsync", full)
     with pytest.raises(SaveError, match=r"epoch-0002.pt \([\d,]+ bytes\): No space"): fit(tiny(), tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-0001.json", "epoch-0001.pt"]
 

@@ -1,0 +1,119 @@
+"""The folder of a run: chosen when it starts, with what was decided then; sealed when it is whole.
+
+    folder = choose_folder(recipe, "runs/demo", resume=False)
+    begin(folder, recipe, {"data": "digits", "precision": "bf16"}, resume=False)    # before training
+    seal(folder)                                                                    # manifest.json, last
+"""
+import hashlib
+import json
+import logging
+import time
+from pathlib import Path
+
+from .checkpoint import differences, versions
+from .errors import InputError
+from .recipe import Recipe
+from .saving import TEMPORARY, sweep, write_json
+
+__all__ = ["begin", "begun", "choose_folder", "holds_run", "newest_run", "read_json", "saved_recipe", "seal",
+           "sha256_of", "training_fields"]
+
+log = logging.getLogger("cifar_fastai")
+LIMIT = 1 << 24                                           # bytes of a JSON file; a real one has thousands
+NOT_TRAINING = ("name", "cam", "cam_every", "tta", "gallery")        # fields of a recipe that do not change the weights
+OWN = {"recipe.json", "log.txt", ".lock", "checkpoints"}  # one of these makes a folder a run's
+UNSEALED = {"manifest.json", "log.txt", ".lock"}          # and `checkpoints`, which have manifests
+
+
+def choose_folder(recipe: Recipe, out: str | Path | None, resume: bool) -> Path:
+    "Where the run goes; one that already stands there is only touched to resume it. Raises: InputError"
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = Path(out) if out is not None else Path("runs")/recipe.name/f"{stamp}-seed{recipe.seed}"
+    if resume and folder.exists() and not holds_run(folder):
+        raise InputError(f"{folder} is no run's folder. Give the folder of a run, or leave --resume out.")
+    if not resume and ((folder/"recipe.json").exists() or (folder/"checkpoints").exists()):
+        raise InputError(f"{folder} already holds a run. Resume it with --resume, or give another folder.")
+    return folder
+
+
+def holds_run(folder: Path) -> bool:
+    "Whether `folder` is a run's, also of one that was killed right after it had been made"
+    if not folder.is_dir(): return False
+    names = {p.name for p in folder.iterdir()}
+    return not names or bool(names & OWN)
+
+
+def newest_run(recipe: Recipe) -> Path | None:
+    "The run of `recipe` in ./runs that was last written to"
+    runs = [p.parent for p in Path("runs", recipe.name).glob("*/recipe.json")]
+    written = lambda run: max(p.stat().st_mtime_ns for p in (run, run/"recipe.json", run/"checkpoints")
+                              if p.exists())
+    return max(runs, key=written, default=None)
+
+
+def begun(folder: Path) -> dict:
+    "What was decided when the run in `folder` was started: data, precision, device …; empty for a new one"
+    path = folder/"checkpoints"/"begun.json"
+    return read_json(path) if path.exists() else {}
+
+
+def begin(folder: Path, recipe: Recipe, decided: dict, resume: bool) -> None:
+    """Write down what is decided before training. Raises: InputError where a run to resume was decided
+    otherwise, whether or not it has a checkpoint yet"""
+    sweep(folder)
+    (folder/"manifest.json").unlink(missing_ok=True)      # no longer whole
+    decided = decided | {"versions": versions()}
+    if resume and (folder/"recipe.json").exists():
+        if found := differences(training_fields(saved_recipe(folder)), training_fields(recipe.as_dict())):
+            raise InputError(f"cannot resume {folder}: {found}. "
+                             "Use what the run was started with, or start a new one in another folder.")
+        before = begun(folder)
+        same = {k: decided[k] for k in ("device", "versions") if k in decided}
+        if before and (found := differences(before, same)):
+            log.warning(f"{found}: the end will be the same only to rounding")
+        if not any((folder/"checkpoints").glob("epoch-*.json")):
+            log.info(f"resumed     {folder} has no checkpoint yet: from the beginning")
+    elif resume: log.info(f"resumed     nothing was begun in {folder}: from the beginning")
+    write_json(folder/"recipe.json", recipe.as_dict())
+    if not begun(folder): write_json(folder/"checkpoints"/"begun.json", decided)
+
+
+def training_fields(recipe: dict) -> dict:
+    "The fields of a recipe, as JSON values, that decide the weights"
+    return json.loads(json.dumps({k: v for k, v in recipe.items() if k not in NOT_TRAINING}))
+
+
+def saved_recipe(folder: Path) -> dict:
+    "The fields in recipe.json. Raises: InputError"
+    return read_json(Path(folder)/"recipe.json")
+
+
+def read_json(path: str | Path) -> dict:
+    "The JSON object in `path`. Raises: InputError for anything else"
+    try:
+        with open(path, "rb") as file: text = file.read(LIMIT + 1)
+        value = json.loads(text if len(text) <= LIMIT else b"too long")
+    except (OSError, ValueError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise InputError(f"{path} cannot be read as JSON ({why}). Restore it, or start a new run.") from error
+    if isinstance(value, dict): return value
+    raise InputError(f"{path} holds a {type(value).__name__}, no JSON object. "
+                     "Restore it, or start a new run.")
+
+
+def sealed_files(folder: Path) -> list[Path]:
+    "What a manifest lists: every file of the run but the log and the checkpoints, sorted"
+    files = (p for p in Path(folder).rglob("*") if p.is_file() and not TEMPORARY.fullmatch(p.name))
+    inside = ((p, p.relative_to(folder)) for p in files)
+    return sorted(p for p, rel in inside if rel.parts[0] != "checkpoints" and str(rel) not in UNSEALED)
+
+
+def seal(folder: Path) -> None:
+    "Write manifest.json: sha256 and size of every file of the finished run"
+    files = {p.relative_to(folder).as_posix(): {"sha256": sha256_of(p), "bytes": p.stat().st_size}
+             for p in sealed_files(folder)}
+    write_json(folder/"manifest.json", {"files": files, "versions": versions()})
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,87 @@
+"""Write files so that a reader sees the old file or the new one, never a part, whatever happens in between.
+
+    save_atomically("runs/demo/notes.txt", b"...")
+    write_json("runs/demo/results.json", {"accuracy": 0.95})
+"""
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from .errors import InputError
+
+__all__ = ["SaveError", "save_atomically", "sweep", "write_json"]
+
+TEMPORARY = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp")   # the second part is a process
+
+
+class SaveError(InputError):
+    "A file could not be written; the one that was there is as it was"
+    exit_status = 1
+
+
+def save_atomically(
+    path: str | Path,  # final name; written beside it first, then renamed
+    data: bytes,       # or anything with the buffer protocol
+) -> str:              # sha256 of what is now on disk
+    "Write `data` to `path` so that a reader sees the old file or the new one. Raises: SaveError"
+    path = Path(path)
+    temp = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_through(temp, data)
+        os.replace(temp, path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        with suppress(OSError): temp.unlink(missing_ok=True)
+        if not isinstance(error, OSError): raise
+        size = memoryview(data).nbytes
+        raise SaveError(f"cannot write {path} ({size:,} bytes): {error.strerror or error}. "
+                        "Make room or choose another folder; what was there before is unchanged.") from error
+    return hashlib.sha256(data).hexdigest()
+
+
+def _write_through(path: Path, data) -> None:
+    "Write `data` to a new file and wait until the disk has it; rights follow the umask"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    with open(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    "Make a rename in `folder` survive a power cut, where the system can do that"
+    if os.name == "nt": return
+    fd = os.open(folder, os.O_RDONLY)
+    try: os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL: raise             # some network file systems know no such thing
+    finally: os.close(fd)
+
+
+def sweep(folder: str | Path) -> None:
+    "Remove the temporary files that dead processes left anywhere in `folder`"
+    for path in Path(folder).rglob("*.tmp"):
+        temp = TEMPORARY.fullmatch(path.name)
+        if temp and not _others(int(temp[1])):
+            with suppress(OSError): path.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value) -> str:
+    "Save `value` as indented JSON, atomically; returns its sha256. Raises: ValueError for NaN"
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return save_atomically(path, text.encode())
+
+
+def _others(pid: int) -> bool:
+    "Whether `pid` is a living process other than this one"
+    if pid == os.getpid(): return False
+    try: os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError): return False
+    except PermissionError: return True
+    return True
