@@ -180,8 +180,8 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = save_figure(show_grid([GREY]), tmp_path / "fig.png")
     before, fig = path.read_bytes(), show_grid([GREY] * 2)
 
-    def fail(tmp, **_):
-        tmp.write_bytes(b"half")
+    def fail(file, **_):
+        file.write(b"half")
         raise OSError("disk full")
     monkeypatch.setattr(fig, "savefig", fail)
     with pytest.raises(OSError, match="disk full"): save_figure(fig, path)
