@@ -8,6 +8,7 @@ same draws. Here the draws come from a key: our loader gives (seed, epoch, batch
 picture draws its key from Python's `random`, which fastai seeds anew for each worker and epoch.
 """
 import random
+from collections.abc import Callable
 
 import albumentations as A
 import cv2
@@ -19,9 +20,35 @@ from . import policy
 from .errors import InputError
 from .policy import Policy
 
-__all__ = ["AlbumentationsTransform", "Cutout", "build_augmentation", "draw_from"]
+__all__ = ["AlbumentationsTransform", "Cutout", "PadCrop", "augmenter", "build_augmentation", "draw_from"]
 
 cv2.setNumThreads(0)  # one picture is too small to share: threads only cost
+
+
+class PadCrop(A.ImageOnlyTransform):
+    "`Pad` and `RandomCrop` in one, at half their cost: the picture moved by up to `pad` pixels each way"
+    class InitSchema(A.BasicTransform.InitSchema):
+        pad: int
+        border_mode: int
+        fill: float | tuple[float, ...]
+
+    def __init__(
+        self,
+        pad: int = 4,                             # pixels on each side
+        border_mode: int = cv2.BORDER_REFLECT_101,  # of OpenCV
+        fill: float | tuple[float, ...] = 0,      # pixel value (0…255) of a constant border, or one a channel
+        p: float = 1.0,
+    ):
+        super().__init__(p=p)
+        self.pad, self.border_mode, self.fill = pad, border_mode, fill
+
+    def get_params(self):
+        draw, n = self.py_random.random, 2 * self.pad + 1
+        return {"y": int(draw() * n), "x": int(draw() * n)}
+
+    def apply(self, img, y=0, x=0, **params):
+        wide = cv2.copyMakeBorder(img, *(self.pad,) * 4, self.border_mode, value=self.fill)
+        return wide[y:y + img.shape[0], x:x + img.shape[1]]
 
 
 class Cutout(A.ImageOnlyTransform):
@@ -69,6 +96,9 @@ def build_augmentation(
         if not isinstance(t, A.BasicTransform):
             raise InputError(f"augmentation holds {t!r}, which is no Albumentations transform. "
                              "Give transforms of albumentations.")
+        if type(t).__name__ in ("Normalize", "ToTensorV2", "ToTensor3D"):
+            raise InputError(f"augmentation holds {type(t).__name__}, but normalisation comes last, on the "
+                             "device. Leave it out.")
         if getattr(t, "invalid_args", None):
             raise InputError(f"{type(t).__name__} does not know the argument {', '.join(t.invalid_args)} and "
                              "would drop it. See the documentation of albumentations 2 for its names.")
@@ -95,7 +125,7 @@ def _transforms(
         tfms.append(A.ColorJitter((1 - b, 1 + b), (1 - c, 1 + c), (1 - s, 1 + s), (-h, h), p=p.jitter_p))
     if p.grey_p: tfms.append(A.ToGray(num_output_channels=3, p=p.grey_p))
     if p.rotate: tfms.append(A.Rotate(limit=(-p.rotate, p.rotate), p=p.rotate_p, **border))
-    if p.pad: tfms += [A.Pad(padding=p.pad, p=1, **border), A.RandomCrop(size, size, p=1)]
+    if p.pad: tfms.append(PadCrop(p.pad, **border))
     if p.flip: tfms.append(A.HorizontalFlip(p=p.flip))
     if p.cutout: tfms.append(Cutout(p.cutout, holes=p.holes, fill=fill, p=p.cutout_p))
     return tfms
@@ -114,6 +144,18 @@ def draw_from(
     bits = np.random.SeedSequence(key).generate_state(4)
     numpy_draws = np.random.Generator(np.random.PCG64(bits[:2]))
     aug.set_random_state(numpy_draws, random.Random(int(bits[2]) << 32 | int(bits[3])))
+
+
+def augmenter(aug: A.Compose) -> Callable[[np.ndarray], np.ndarray]:
+    "`aug` as a function of one picture; its transforms one by one where `Compose` would only add its checks"
+    plain = type(aug) is A.Compose and aug.p == 1 and not aug.processors and not aug.save_applied_params
+    if not plain: return lambda image: aug(image=image)["image"]
+
+    def run(image):
+        data = {"image": image}
+        for t in aug.transforms: data = t(**data)
+        return data["image"]
+    return run
 
 
 class AlbumentationsTransform(RandTransform):
@@ -144,4 +186,4 @@ class AlbumentationsTransform(RandTransform):
     def encodes(self, img: PILImage):
         if self.aug is None: return img
         if not self.keyed: draw_from(self.aug, random.getrandbits(64))
-        return type(img).create(self.aug(image=np.asarray(img))["image"])
+        return type(img).create(augmenter(self.aug)(np.asarray(img)))

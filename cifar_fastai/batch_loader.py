@@ -4,94 +4,26 @@
     dl.set_epoch(3)                                              # what the next iteration draws from
 """
 import random
+import signal
 from contextlib import contextmanager
 from copy import copy
-from multiprocessing.context import get_spawning_popen
-from pathlib import Path
 
 import numpy as np
 import torch
 from fastai.data.core import Datasets, TfmdDL
-from fastai.data.transforms import ToTensor
+from fastai.data.transforms import Categorize, ToTensor
 from fastai.torch_core import TensorCategory, TensorImage, to_device
-from fastai.vision.core import PILImage
-from fasttransform import Transform
-from PIL import Image
 
-from .augment import AlbumentationsTransform, draw_from
-from .data import ImageData, read_picture
+from .augment import AlbumentationsTransform, augmenter, draw_from
 from .errors import InputError
+from .store import LabelOf, PictureOf, PictureStore
 
-__all__ = ["BatchDL", "LoaderError", "PictureOf", "PictureStore"]
+__all__ = ["BatchDL", "LoaderError", "dead_worker"]
 
 
-class LoaderError(InputError):
+class LoaderError(InputError, RuntimeError):
     "A batch could not be made: a worker process died, hung or met a picture that it could not augment"
     exit_status = 1
-
-
-class PictureStore:
-    """The uint8 pictures and labels of an `ImageData` under one index: training pictures, then the test set.
-    Spawned workers share the memory; a pickle outside of that, as `learn.export` makes, holds no pictures."""
-
-    def __init__(self, data: ImageData):
-        self.parts, self.n_train, self.classes = [data.x_train, data.x_test], len(data.x_train), data.classes
-        self.y = np.concatenate([data.y_train, data.y_test])
-        self.size, self.files = data.x_train.shape[1], (data.files_train, data.files_test)
-
-    def __len__(self): return len(self.y)
-
-    def __getitem__(self, i: int) -> np.ndarray:  # (S,S,3) uint8
-        return self.parts[0][i] if i < self.n_train else self.parts[1][i - self.n_train]
-
-    def name(self, i: int) -> str:
-        "What a person can find picture `i` by"
-        part, k = (0, i) if i < self.n_train else (1, i - self.n_train)
-        if self.files[part] is None: return f"{('training', 'test')[part]} picture {k}"
-        return str(self.files[part][k])
-
-    def take(self, idxs: np.ndarray) -> np.ndarray:  # (N,) int → (N,S,S,3) uint8
-        "Copies of pictures `idxs`"
-        out = np.empty((len(idxs), self.size, self.size, 3), np.uint8)
-        first = idxs < self.n_train
-        out[first], out[~first] = self.parts[0][idxs[first]], self.parts[1][idxs[~first] - self.n_train]
-        return out
-
-    def __getstate__(self):
-        state = self.__dict__ | {"parts": None}
-        if get_spawning_popen() is None: return state | {"y": self.y[:0], "files": (None, None)}
-        self.parts = [_shareable(p) for p in self.parts]
-        return state | {"parts": [_ticket(p) for p in self.parts]}
-
-    def __setstate__(self, state):
-        self.__dict__.update(state)
-        if self.parts: self.parts = [t.numpy() if torch.is_tensor(t) else np.memmap(**t) for t in self.parts]
-
-
-def _shareable(x: np.ndarray) -> np.ndarray:
-    "`x` if it is mapped from a file, else the same in shared memory"
-    if isinstance(x, np.memmap) or getattr(x, "_shared", None) is not None: return x
-    return torch.from_numpy(np.array(x)).share_memory_().numpy()
-
-
-def _ticket(x: np.ndarray):
-    "What a worker process needs to see the same memory"
-    if not isinstance(x, np.memmap): return torch.from_numpy(x)
-    return {"filename": x.filename, "dtype": x.dtype, "mode": "r", "offset": x.offset, "shape": x.shape}
-
-
-class PictureOf(Transform):
-    "An index into the store, a path, bytes, array, tensor or PIL picture as a `PILImage` of the right size"
-    input_types = (int, np.integer, str, Path, bytes, np.ndarray, torch.Tensor, Image.Image)
-
-    def __init__(self, store: PictureStore):
-        super().__init__()
-        self.store = store
-
-    def encodes(self, o):
-        if isinstance(o, (int, np.integer)): return PILImage.create(self.store[o])
-        if isinstance(o, torch.Tensor): o = o.numpy()
-        return PILImage.create(read_picture(o, self.store.size))
 
 
 class BatchDL(TfmdDL):
@@ -100,9 +32,9 @@ class BatchDL(TfmdDL):
     transform goes picture by picture, as in fastai. Worker processes stay alive from epoch to epoch."""
 
     def __init__(self, dataset, bs=64, shuffle=False, num_workers=0, seed=0, timeout=120, **kwargs):
-        super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=num_workers,
-                         timeout=timeout if num_workers else 0, **kwargs)
+        super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=num_workers, **kwargs)
         self.seed, self.epoch, self.skip, self.pool, self.pool_of = seed, 0, 0, None, None
+        self.timeout = timeout   # seconds that a batch may take in a worker
 
     def new(self, dataset=None, cls=None, **kwargs):
         return super().new(dataset, cls, **{"seed": self.seed, **kwargs})
@@ -135,32 +67,49 @@ class BatchDL(TfmdDL):
     def make_batch(self, key):
         "The batch of `key` = (epoch, batch number, indices), on the CPU, before the batch transforms"
         epoch, number, idxs = key
-        key = (self.seed, epoch if self._training else 0, number)
         store, aug = self.direct()
-        if store is not None: return self._make_direct(store, aug, key, idxs)
-        keyed = [t for t in self.after_item.fs if isinstance(t, AlbumentationsTransform)]
-        with _drawing_from(keyed, key, self._split_idx):
-            return self.do_batch([self.do_item(int(i)) for i in idxs])
+        if store is not None and aug is None:
+            return self._labelled(store, store.take(self._items(idxs)), idxs)
+        tfms = [t for t in self.after_item.fs if isinstance(t, AlbumentationsTransform)]
+        with _drawing_from(tfms, (self.seed, epoch if self._training else 0, number), self._split_idx):
+            if store is None: return self.do_batch(self._one_by_one(idxs))
+            return self._labelled(store, _augmented(store, aug, self._items(idxs)), idxs)
 
-    def _make_direct(self, store, aug, key, idxs):
-        items = np.asarray(self.dataset.items)[idxs]
-        if aug is None: x = store.take(items)
-        else:
-            draw_from(aug, *key)
-            x = _augmented(store, aug, items)
+    def _items(self, idxs): return np.asarray(self.dataset.items)[idxs]
+
+    def _labelled(self, store, x, idxs):
         batch = (TensorImage(torch.from_numpy(x).permute(0, 3, 1, 2)),)
         if len(self.dataset.tls) == 1: return batch
-        return *batch, TensorCategory(torch.from_numpy(store.y[items]))
+        return *batch, TensorCategory(torch.from_numpy(store.y[self._items(idxs)]))
 
-    def direct(self):
+    def _one_by_one(self, idxs) -> list:
+        "The items `idxs` through their transforms; a fastai transform may skip some"
+        items = []
+        for i in idxs.tolist():
+            try: items.append(self.do_item(i))
+            except InputError: raise
+            except Exception as e: raise LoaderError(f"{self._name(i)} could not be made: {_short(e)}") from e
+        return [item for item in items if item is not None]
+
+    def _name(self, i: int) -> str:
+        items = getattr(self.dataset, "items", None)
+        item, first = i if items is None else items[i], self._first_tfms()
+        known = isinstance(item, (int, np.integer)) and first and isinstance(first[0], PictureOf)
+        return first[0].store.name(item) if known else f"item {str(item)[:200]}"
+
+    def _first_tfms(self) -> list:
+        tls = self.dataset.tls if isinstance(self.dataset, Datasets) else ()
+        return [f for f in tls[0].tfms.fs if f.name != "noop"] if tls else []
+
+    def direct(self) -> tuple[PictureStore | None, object]:
         """The store and the augmentation if this loader's items are pictures of a `PictureStore` that go
         through nothing but Albumentations, else (None, None)"""
-        tls = self.dataset.tls if isinstance(self.dataset, Datasets) else ()
-        first = [f for f in tls[0].tfms.fs if f.name != "noop"] if tls else []
+        first = self._first_tfms()
         ours = [t for t in self.after_item.fs if not isinstance(t, ToTensor) and t.name != "noop"]
-        plain = len(first) == 1 and type(first[0]) is PictureOf and _indices(tls[0].items) and len(tls) <= 2
-        if not plain or self.before_batch.fs or len(ours) > 1: return None, None
-        if not all(type(t) is AlbumentationsTransform for t in ours): return None, None
+        if [type(t) for t in first] != [PictureOf] or not _indices(self.dataset.items): return None, None
+        if not all(_plain_label(tl.tfms.fs, first[0].store) for tl in self.dataset.tls[1:]): return None, None
+        if self.before_batch.fs or [type(t) for t in ours] not in ([], [AlbumentationsTransform]):
+            return None, None
         return first[0].store, ours[0].of(self._split_idx) if ours else None
 
     @property
@@ -175,7 +124,7 @@ class BatchDL(TfmdDL):
         return self.fake_l.num_workers > 0 and (store is None or aug is not None)
 
     def _in_workers(self, keys):
-        pool_of = (self.fake_l.num_workers, self.pin_memory, self.dataset,
+        pool_of = (self.fake_l.num_workers, self.pin_memory, self._split_idx, self.dataset,
                    *self.after_item.fs, *self.before_batch.fs)
         known = self.pool_of or ()
         if len(pool_of) != len(known) or any(a is not b for a, b in zip(pool_of, known)):
@@ -188,15 +137,13 @@ class BatchDL(TfmdDL):
             except RuntimeError as e:
                 self.close()
                 raise LoaderError(self._what_failed(key, e)) from e
+            if isinstance(batch, InputError): raise batch
             yield tuple(batch) if isinstance(batch, list) else batch   # pinning makes lists of tuples
 
     def _what_failed(self, key, error) -> str:
         epoch, number, idxs = key
-        store = self.direct()[0]
-        ends = np.asarray(self.dataset.items)[idxs[[0, -1]]]
-        names = [store.name(i) if store else f"item {i}" for i in ends]
-        return (f"a worker process failed at batch {number} of epoch {epoch} ({names[0]} … {names[1]}): "
-                f"{str(error).splitlines()[0]} Try num_workers=0 to see where.")
+        return dead_worker(error, f"batch {number} of epoch {epoch} ({self._name(idxs[0])} … "
+                                  f"{self._name(idxs[-1])})")
 
     def _start_workers(self):
         light = copy(self)  # what a worker needs, without the device's transforms
@@ -204,7 +151,7 @@ class BatchDL(TfmdDL):
         return torch.utils.data.DataLoader(
             _Batches(light), batch_size=None, collate_fn=_as_it_is, sampler=_Keys(),
             num_workers=self.fake_l.num_workers, timeout=self.timeout, pin_memory=self.pin_memory,
-            persistent_workers=True, worker_init_fn=_one_thread)
+            persistent_workers=True, worker_init_fn=_begin)
 
     def close(self) -> None:
         "End the worker processes; the next iteration starts new ones"
@@ -221,15 +168,27 @@ class _Keys:
 
 
 class _Batches(torch.utils.data.Dataset):
-    "Key → batch: what runs in a worker"
+    "Key → batch, or the error to show: what runs in a worker"
     def __init__(self, dl): self.dl = dl
-    def __getitem__(self, key): return self.dl.make_batch(key)
+
+    def __getitem__(self, key):
+        try: return self.dl.make_batch(key)
+        except InputError as e: return e   # raised here, torch would wrap it in the worker's traceback
 
 
 def _as_it_is(batch): return batch
 
 
-def _one_thread(_): torch.set_num_threads(1)
+def _begin(_):
+    "In a new worker: one thread, and Ctrl-C is for the parent to act on, which may want this batch first"
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def dead_worker(error: RuntimeError, where: str) -> str:
+    "What to say of a worker process that torch found dead or late"
+    return (f"a worker process failed at {where}: {str(error).splitlines()[0].rstrip('. ')}. "
+            "Try num_workers=0 to see where.")
 
 
 @contextmanager
@@ -245,8 +204,15 @@ def _drawing_from(tfms, key: tuple[int, ...], split_idx):
         if t.of(split_idx) is not None: draw_from(t.of(split_idx), *key)
     try: yield
     finally:
-        random.setstate(before[0]), np.random.set_state(before[1]), torch.random.set_rng_state(before[2])
+        random.setstate(before[0]), np.random.set_state(before[1])
+        torch.random.set_rng_state(before[2])
         for t in tfms: t.keyed = False
+
+
+def _plain_label(tfms, store: PictureStore) -> bool:
+    "Whether `tfms` make of an index the label that the store has for it"
+    if [type(t) for t in tfms] != [LabelOf, Categorize]: return False
+    return tfms[0].store is store and tuple(tfms[1].vocab) == store.classes
 
 
 def _indices(items) -> bool:
@@ -255,15 +221,18 @@ def _indices(items) -> bool:
 
 
 def _augmented(store: PictureStore, aug, items: np.ndarray) -> np.ndarray:
-    "Pictures `items`, each through `aug`, as one (N,h,w,3) uint8 array"
-    out = None
+    "Pictures `items`, each through `aug`, as one (N,h,w,3) array"
+    out, run = None, augmenter(aug)
     for k, i in enumerate(items):
-        try: x = aug(image=store[i])["image"]
+        try: x = run(store[i])
         except Exception as e:
-            raise LoaderError(f"augmentation failed on {store.name(i)}: {type(e).__name__}: {e}") from e
+            raise LoaderError(f"augmentation failed on {store.name(i)}: {_short(e)}") from e
         if out is None: out = np.empty((len(items), *x.shape), x.dtype)
         if x.shape != out.shape[1:]:
             raise LoaderError(f"augmentation made {store.name(i)} {x.shape} beside {out.shape[1:]}. "
                               "End it with a crop or a resize to one size.")
         out[k] = x
     return out
+
+
+def _short(e: Exception) -> str: return f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
