@@ -4,6 +4,7 @@
 """
 import sys
 
+import numpy as np
 import torch
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.progress import ProgressCallback
@@ -18,30 +19,43 @@ from .precision import Precision
 __all__ = ["EpochSeed", "EpochTable", "GradCAMCallback", "L1Loss", "WatchProgress"]
 
 
+def fitting(learn) -> bool:
+    """Whether the loop that begins trains for good: no `lr_find`, no `validate`, no `get_preds` and, if the
+    Learner is ours, no `tta`"""
+    if hasattr(learn, "lr_finder"): return False
+    return vars(learn).get("fitting", not (learn.lock.locked() or hasattr(learn, "gather_preds")))
+
+
 class EpochSeed(Callback):
     """Tell the loader which epoch comes, and seed torch's generator (dropout, mixup) from (seed, epoch,
     batch), so that an epoch does not depend on what ran before. A second fit counts on from the first."""
-    order = TrainEvalCallback.order + 1
+    order, state, counts = TrainEvalCallback.order + 1, None, False
 
     def __init__(self, seed: int = 0): self.seed, self.done = seed, 0
 
     def before_fit(self):
-        self.state, self.fitting = torch.random.get_rng_state(), not hasattr(self.learn, "gather_preds")
+        self.state, self.counts = torch.random.get_rng_state(), fitting(self.learn)
+
+    def before_validate(self):
+        "`tta` shows other views each time, and the same ones again when it is called again"
+        if hasattr(self.dl, "set_epoch"): self.dl.set_epoch(self.learn.epoch)
 
     def before_train(self):
         self.first = getattr(self.dl, "skip", 0)
         if hasattr(self.dl, "set_epoch"): self.dl.set_epoch(self.done + self.epoch, self.first)
 
     def before_batch(self):
-        if self.training: torch.manual_seed(hash((self.seed, self.done + self.epoch, self.first + self.iter)))
+        if not self.training: return
+        key = np.random.SeedSequence((self.seed, self.done + self.epoch, self.first + self.iter))
+        torch.manual_seed(int(key.generate_state(1)[0]))
 
     def after_fit(self):
-        if self.fitting and hasattr(self, "n_epoch"): self.done += self.n_epoch
+        if self.counts: self.done += self.n_epoch
         self.cleanup()
 
     def cleanup(self):
         "Give the generator back as it was before the fit"
-        if getattr(self, "state", None) is not None: torch.random.set_rng_state(self.state)
+        if self.state is not None: torch.random.set_rng_state(self.state)
         self.state = None
 
     def state_dict(self): return {"done": self.done}
@@ -67,8 +81,7 @@ class EpochTable(Callback):
     def __init__(self, write=print): self.write = write
 
     def before_fit(self):
-        elsewhere = hasattr(self.learn, "lr_finder") or hasattr(self.learn, "gather_preds")
-        self.run = not elsewhere and not IN_NOTEBOOK
+        self.run = fitting(self.learn) and not IN_NOTEBOOK
         head = (f"{'epoch':>8}  {'train loss':>10}  {'valid loss':>10}  {'accuracy':>8}  {'rate':>8}  "
                 f"{'time':>6}")
         if self.run: self.write(head)
@@ -86,7 +99,7 @@ class EpochTable(Callback):
 class WatchProgress(ProgressCallback):
     """fastai's bars in a notebook; one live bar at a terminal; none where the output is piped.
     The loss is only read when it is shown"""
-    name = "progress"
+    name, live, pbar = "progress", False, None
 
     def before_fit(self):
         self.live = self.create_mbar and (IN_NOTEBOOK or sys.stdout.isatty())
@@ -110,10 +123,14 @@ class WatchProgress(ProgressCallback):
     def after_validate(self): self._end_bar()
 
     def _end_bar(self):
-        if getattr(self, "pbar", None) is not None: self.pbar.on_iter_end()
+        if self.pbar is not None: self.pbar.on_iter_end()
         self.pbar = None
 
-    def after_fit(self):
+    def after_fit(self): self.cleanup()
+
+    def cleanup(self):
+        "Close the bars and give the logger back"
+        self._end_bar()
         super().after_fit()
         if self.learn.logger is _quiet: self.learn.logger = print
 
@@ -142,7 +159,7 @@ class GradCAMCallback(Callback):
         self.method, self.target, self.path, self.maps, self.said = method, target, path, {}, {}
 
     def before_fit(self):
-        self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds")
+        self.run = fitting(self.learn)
         if not self.run: return
         self.cam = GradCAM(self.model, self.layer)   # an unknown layer is named here, before training
         self.maps, self.said = {}, {}
@@ -150,12 +167,12 @@ class GradCAMCallback(Callback):
         idxs = _one_a_class(dl.dataset, self.n) if self.chosen is None else list(self.chosen)
         batch = dl.new(shuffle=False, drop_last=False, bs=len(idxs), num_workers=0, get_idxs=_Always(idxs),
                        n=len(idxs)).one_batch()
-        self.x, self.y = (t.as_subclass(torch.Tensor) for t in batch[:2])
+        self.xs, self.ys = (t.as_subclass(torch.Tensor) for t in batch[:2])
         self.shown = dl.decode(batch)[0]
 
     def after_epoch(self):
         if (self.epoch + 1) % self.every and self.epoch + 1 < self.n_epoch: return
-        out = self.cam(self.x, self.target, y=self.y, method=self.method)
+        out = self.cam(self.xs, self.target, y=self.ys, method=self.method)
         several = isinstance(out.maps, dict)
         self.maps[self.epoch + 1] = {k: v.cpu() for k, v in out.maps.items()} if several else out.maps.cpu()
         self.said[self.epoch + 1] = out.target.cpu()
@@ -164,13 +181,13 @@ class GradCAMCallback(Callback):
     def strip(self):
         "A row of maps for each set of them, over the pictures, with the class that each map is for"
         from .figures import Tile, as_picture, overlay, show_tiles
-        rows = [[Tile(as_picture(p), str(self.dls.vocab[int(y)])) for p, y in zip(self.shown, self.y)]]
+        rows = [[Tile(as_picture(p), str(self.dls.vocab[int(y)])) for p, y in zip(self.shown, self.ys)]]
         for epoch, maps in self.maps.items():
             for name, ms in (maps.items() if isinstance(maps, dict) else [("", maps)]):
                 titles = [str(self.dls.vocab[int(k)]) for k in self.said[epoch]]
                 titles[0] = f"epoch {epoch} {name}\n{titles[0]}"
                 rows.append([Tile(overlay(as_picture(p), m), t) for p, m, t in zip(self.shown, ms, titles)])
-        return show_tiles([[t] for row in rows for t in row], ncols=len(self.y), size=1.0, fontsize=7)
+        return show_tiles([[t] for row in rows for t in row], ncols=len(self.ys), size=1.0, fontsize=7)
 
     def save(self, path):
         "Write `strip` to `path`"

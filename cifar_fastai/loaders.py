@@ -19,24 +19,14 @@ from fastai.data.transforms import Normalize, ToTensor
 from fastai.torch_core import TensorImage, default_device
 
 from .augment import AlbumentationsTransform
-from .batch_loader import BatchDL, PictureOf, PictureStore
+from .batch_loader import BatchDL
 from .data import ImageData, load_data
 from .errors import InputError, unknown
+from .store import LabelOf, PictureOf, PictureStore
 
 __all__ = ["NormalizePictures", "cifar_block", "cifar_dataloaders", "suggest_workers"]
 
 log = logging.getLogger("cifar_fastai")
-
-
-class LabelOf:
-    "The class name of an index into the store, or of a path `…/<class>/<file>`"
-    def __init__(self, store: PictureStore): self.store = store
-
-    def __call__(self, o) -> str:
-        if isinstance(o, (int, np.integer)): return self.store.classes[self.store.y[o]]
-        if isinstance(o, (str, Path)): return Path(o).parent.name
-        raise InputError(f"no label can be read off a {type(o).__name__}. "
-                         "Give indices or paths, or with_labels=False.")
 
 
 class Splits:
@@ -119,14 +109,14 @@ def cifar_dataloaders(
     data = source if isinstance(source, ImageData) else load_data(source, size=size, unverified=unverified)
     if limit is not None: data = data.limit(limit, seed)
     device = torch.device(device) if device is not None else default_device()
-    if bs < 1: raise InputError(f"bs={bs} is no batch size. Give 1 or more.")
     workers = suggest_workers(device) if num_workers is None else num_workers
-    if workers < 0: raise InputError(f"num_workers={workers}. Give 0 or more.")
+    for name, value, least in (("bs", bs, 1), ("num_workers", workers, 0), ("seed", seed, 0)):
+        if value < least: raise InputError(f"{name}={value}. Give {least} or more.")
     block = cifar_block(data, aug, valid, seed, item_tfms, batch_tfms)
     n_train = len(block.splitter(None)[0])
     dls = block.dataloaders(data, path=path, bs=min(bs, n_train), val_bs=val_bs or 2 * bs, seed=seed,
                             num_workers=workers, device=device, pin_memory=device.type == "cuda")
-    dls.data = data
+    dls.data, dls.valid_name = data, valid
     if dls.train.direct()[0] is None:
         log.warning("loader: item transforms %s are applied picture by picture, several times slower than "
                     "Albumentations transforms in aug=", [type(t).__name__ for t in _listed(item_tfms)])
