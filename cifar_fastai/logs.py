@@ -53,21 +53,22 @@ class TensorBoardLog(Callback):
     All steps are batches: so a resumed run can purge what was written after its checkpoint"""
     order, remove_on_fetch = Recorder.order + 4, True
 
-    def __init__(self, folder: str | Path): self.folder, self.writer = Path(folder), None
+    def __init__(self, folder: str | Path):
+        self.folder, self.writer, self.waiting, self.step = Path(folder), None, [], 0
 
     def before_fit(self):
         self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds")
-        self.waiting = []
+        self.waiting, self.step = [], 0
 
     def _open(self):
         from torch.utils.tensorboard import SummaryWriter
-        first = self.waiting[0][0] if self.waiting else self.train_iter + 1
+        first = self.waiting[0][0] if self.waiting else self.step + 1
         self.writer = SummaryWriter(str(self.folder), purge_step=first)
 
     def after_batch(self):
         if not self.training: return
-        hyper = self.opt.hypers[-1]
-        self.waiting.append((self.train_iter, self.learn.loss.detach(), hyper["lr"], hyper.get("mom")))
+        hyper, self.step = self.opt.hypers[-1], self.train_iter
+        self.waiting.append((self.step, self.learn.loss.detach(), hyper["lr"], hyper.get("mom")))
         if self.writer is None: self._open()
 
     def after_train(self):
@@ -85,7 +86,7 @@ class TensorBoardLog(Callback):
     def after_epoch(self):
         if self.writer is None: self._open()
         for name, value in zip(self.recorder.metric_names[1:-1], self.recorder.log[1:-1]):
-            self.writer.add_scalar(f"epoch/{name}", float(value), self.train_iter)
+            self.writer.add_scalar(f"epoch/{name}", float(value), self.step)
         self.writer.flush()
 
     def add_graph(self, model, x):
@@ -94,8 +95,8 @@ class TensorBoardLog(Callback):
         if self.writer is None: self._open()
         self.writer.add_graph(deepcopy(model).cpu().float().eval(), x.as_subclass(torch.Tensor).cpu().float())
 
-    def state_dict(self): return {"waiting": self.waiting}
-    def load_state_dict(self, state): self.waiting = list(state["waiting"])
+    def state_dict(self): return {"waiting": self.waiting, "step": self.step}
+    def load_state_dict(self, state): self.waiting, self.step = list(state["waiting"]), state["step"]
 
     def add_picture(self, name: str, path: Path):
         "The PNG at `path` under `name`, one step past the last batch"
@@ -103,7 +104,7 @@ class TensorBoardLog(Callback):
         from PIL import Image
         if self.writer is None: self._open()
         with Image.open(path) as im: pixels = np.asarray(im.convert("RGB"))
-        self.writer.add_image(name, pixels, self.train_iter + 1, dataformats="HWC")
+        self.writer.add_image(name, pixels, self.step + 1, dataformats="HWC")
 
     def close(self):
         "Write what is left and let the file go"
