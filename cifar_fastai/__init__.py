@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 _home = {
     "augment": ["AlbumentationsTransform", "Cutout"],
-    "callbacks": ["GradCAMCallback", "L1Loss"],
+    "callbacks": ["GradCAMCallback"],
     "data": ["ImageData", "load_data"],
     "errors": ["InputError"],
     "finder": ["minimum", "slide", "steep", "valley"],
@@ -26,6 +26,7 @@ _home = {
     "policy": ["Policy"],
     "precision": ["Precision"],
     "recipe": ["Recipe"],
+    "regularisers": ["L1Loss"],
     "resume": ["Checkpoint"],
     "runs": ["Run", "train"],
     "safety": ["StopOnNonFinite", "StopOnSignal"],
@@ -57,7 +58,6 @@ if TYPE_CHECKING:   # for editors, which do not run `__getattr__`
     from .augment import AlbumentationsTransform as AlbumentationsTransform
     from .augment import Cutout as Cutout
     from .callbacks import GradCAMCallback as GradCAMCallback
-    from .callbacks import L1Loss as L1Loss
     from .data import ImageData as ImageData
     from .data import load_data as load_data
     from .errors import InputError as InputError
@@ -78,6 +78,7 @@ if TYPE_CHECKING:   # for editors, which do not run `__getattr__`
     from .policy import Policy as Policy
     from .precision import Precision as Precision
     from .recipe import Recipe as Recipe
+    from .regularisers import L1Loss as L1Loss
     from .resume import Checkpoint as Checkpoint
     from .runs import Run as Run
     from .runs import train as train

@@ -77,16 +77,19 @@ def plot_lr_find(
     losses: Sequence[float],                          # smoothed training loss at each rate
     suggestions: Mapping[str, float] | None = None,   # method → rate
     chosen: float | None = None,                      # the rate that was trained with
+    mode: str = "exp",                                # how the rate rose: "exp" or "linear"
+    on: str = "train",                                # whose loss: "train" or "holdout"
     **kwargs,
 ) -> Figure:
-    "Training loss over a rising learning rate, with each method's suggestion and the rate that was chosen"
+    "Loss over a rising learning rate, with each method's suggestion and the rate that was chosen"
     lrs, losses = np.asarray(lrs, float), np.asarray(losses, float)
     good = np.isfinite(losses) & (lrs > 0)
     lrs, losses = lrs[good], losses[good]
     kwargs.setdefault("figsize", (6.4, 3.8))
     fig, axs = new_figure(**kwargs)
-    ax = _axes(axs[0, 0], xscale="log", xlabel="learning rate", ylabel="training loss, smoothed",
-               title="Learning-rate finder")
+    whose = {"train": "training", "holdout": "holdout"}[on]
+    ax = _axes(axs[0, 0], xscale="linear" if mode == "linear" else "log", xlabel="learning rate",
+               ylabel=f"{whose} loss, smoothed", title="Learning-rate finder")
     ax.plot(lrs, losses, color="#444444")
     for (name, lr), (color, mark) in zip((suggestions or {}).items(), MARKS):
         loss = np.interp(np.log(lr), np.log(lrs), losses)

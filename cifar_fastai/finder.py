@@ -78,7 +78,7 @@ def find_rate(
     lrs, losses = _judged(learn.recorder, num_it)
     found = [f(lrs, losses, num_it) for f in funcs]
     names = [getattr(f, "func", f).__name__ for f in funcs]
-    if show_plot: _plot(learn, {n: rate for n, (rate, _) in zip(names, found)}, mode)
+    if show_plot: _plot(learn, {n: rate for n, (rate, _) in zip(names, found)}, mode, on)
     return namedtuple("SuggestedLRs", names)(*(rate for rate, _ in found))
 
 
@@ -95,10 +95,10 @@ def _judged(recorder, num_it):
     return lrs, losses
 
 
-def _plot(learn, rates: dict, mode: str):
+def _plot(learn, rates: dict, mode: str, on: str):
     from .report import plot_lr_find
     losses = [float(v) for v in learn.recorder.losses]
-    return plot_lr_find(learn.recorder.lrs, losses, rates, log=mode == "exp")
+    return plot_lr_find(learn.recorder.lrs, losses, rates, mode=mode, on=on)
 
 
 @contextmanager

@@ -14,8 +14,15 @@ from .errors import InputError, unknown
 
 __all__ = ["Recipe"]
 
-SCHEDULES = ("one_cycle",)
-RULES = ("valley", "slide", "minimum", "steep")
+SCHEDULES = ("one_cycle", "flat_cos", "step", "plateau", "constant")   # of `schedules`, which imports fastai
+CHOICES = {"norm": ("bn", "gn"), "schedule": SCHEDULES, "anneal": ("cos", "linear"), "loss": ("ce", "nll"),
+           "lr_rule": ("valley", "slide", "minimum", "steep"), "lr_mode": ("exp", "linear"),
+           "lr_on": ("train", "holdout"), "l1_rule": ("sum", "scaled"), "keep": ("last", "best"),
+           "tta": ("mirror", "mirror+shift", "none"), "valid": ("test", "holdout"),
+           "precision": ("auto", "fp32", "bf16", "fp16")}
+AT_LEAST_1 = ("epochs", "bs", "min_steps", "cam_every", "lr_its", "size", "gallery", "step_every", "div",
+              "div_final", "lr_divide")
+AT_LEAST_0 = ("wd", "l1", "seed", "mixup", "cutmix", "patience", "cooldown", "min_lr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,24 +34,42 @@ class Recipe:
     epochs: int = 20
     bs: int = 512                   # pictures a batch; fewer on small data: see `min_steps`
     min_steps: int = 16             # steps an epoch, at least
-    lr: float | str = "find"        # peak rate; "find": the training loss decides, never the test set
-    lr_rule: str = "minimum"        # which suggestion of the range test "find" takes
+    lr: float | str = "find"        # peak rate; "find": a range test decides, never the test set
+    lr_rule: str = "minimum"        # whose suggestion: "valley", "slide", "minimum" (a tenth of it), "steep"
+    lr_divide: float = 1.0          # the found rate is divided by it
     lr_its: int = 100               # batches of the range test
+    lr_mode: str = "exp"            # of the range test: "exp" (by a factor) or "linear" (by a step)
+    lr_on: str = "train"            # whose loss it judges by: "train" or "holdout"
+    lr_range: tuple = (1e-5, 10.0)  # from where to where it goes
     aug: object = policy.pad_crop_flip_cutout()  # policy or its name, A.Compose, list of transforms, None
-    opt: str = "sgd"                # Nesterov SGD; see `learner.optimizer` for others
+    loss: str = "ce"                # "ce", or "nll" for nets that end in log_softmax
+    opt: str = "sgd"                # Nesterov SGD; "adam", "adamw", any other: see `learner.optimizer`
     mom: float = 0.9                # momentum, or beta1
     wd: float = 5e-4                # weight decay
     wd_norm_bias: bool = True       # decay norms and biases too
     smoothing: float = 0.1          # label smoothing (Szegedy et al. 2016)
-    schedule: str = "one_cycle"
-    anneal: str = "linear"          # of the one-cycle: "cos" or "linear"
-    pct_start: float = 0.25         # where the peak stands, as a share of the run
-    div: float = 25.0               # first rate = peak / div
-    div_final: float = 1e4          # last rate = peak / div_final
-    moms: tuple | None = None       # momentum at start, peak and end; None: `mom` throughout
-    l1: float = 0.0                 # L1 on weights
+    l1: float = 0.0                 # L1 penalty on the weights
+    l1_rule: str = "sum"            # "sum": l1 · Σ|w|, or "scaled": as strong as a weight decay of l1
+    clip_value: float | None = None  # each element of the gradients into ± it
+    clip_norm: float | None = None  # all gradients together to this length
+    mixup: float = 0.0              # α of fastai's MixUp; 0: off
+    cutmix: float = 0.0             # α of fastai's CutMix; 0: off
+    schedule: str = "one_cycle"     # or "flat_cos", "step", "plateau" (of the holdout loss), "constant"
+    anneal: str = "linear"          # one_cycle: "cos" or "linear"
+    pct_start: float | None = None  # one_cycle: where the peak stands (.25); flat_cos: where it falls (.75)
+    peak_epoch: float | None = None  # one_cycle: the same in epochs, instead
+    div: float = 25.0               # one_cycle: first rate = peak / div
+    div_final: float = 1e4          # one_cycle, flat_cos: last rate = peak / div_final
+    moms: tuple | None = None       # one_cycle: momentum at start, peak and end; None: `mom` throughout
+    step_every: int = 10            # step: epochs from one drop to the next
+    drop: float = 0.1               # step, plateau: the rate is multiplied by it
+    patience: int = 3               # plateau: epochs without a better holdout loss that are waited for
+    cooldown: int = 0               # plateau: epochs after a drop that do not count
+    min_lr: float = 0.0             # plateau: the rate stays at or above it
+    keep: str = "last"              # whose weights: "last", or the epoch "best" on the holdout
     cam: str = "layer3"             # layer of the heat maps: 8×8; layer4 is 4×4, too coarse to look at
     cam_every: int = 5              # epochs between two sets of maps
+    gallery: int = 20               # misclassified pictures that are shown
     tta: str = "mirror"             # views averaged for accuracy_tta: "mirror", "mirror+shift" or "none"
     size: int = 32                  # side of the pictures, pixels
     valid: str = "test"             # "test" (watched, nothing is chosen by it) or "holdout"
@@ -54,28 +79,46 @@ class Recipe:
 
     def __post_init__(self):
         for f in fields(self): _check_type(self, f)
-        for name in ("epochs", "bs", "min_steps", "cam_every", "lr_its", "size"): self._at_least(name, 1)
-        for name in ("wd", "l1", "seed"): self._at_least(name, 0)
-        for name in ("div", "div_final"): self._at_least(name, 1)
+        for name in AT_LEAST_1: self._at_least(name, 1)
+        for name in AT_LEAST_0: self._at_least(name, 0)
         if self.limit is not None: self._at_least("limit", 2)
-        for name in ("mom", "smoothing"): self._between(name, 0, 1)
-        self._between("pct_start", 0, 1)
-        for name, choices in self._choices().items():
+        for name in ("mom", "smoothing", "drop"): self._between(name, 0, 1)
+        for name in ("clip_value", "clip_norm", "peak_epoch", "pct_start", "drop"): self._above_0(name)
+        for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices: raise unknown(f"{name} of recipe {self.name}:", value, choices)
         known = self.lr == "find" if isinstance(self.lr, str) else 0 < self.lr < 1e3
         if not known: raise self._wrong("lr", "a number above 0, or find")
+        self._check_schedule()
+        self._check_together()
 
-    def _choices(self) -> dict:
-        return {"norm": ("bn", "gn"), "schedule": SCHEDULES, "anneal": ("cos", "linear"), "lr_rule": RULES,
-                "tta": ("mirror", "mirror+shift", "none"), "valid": ("test", "holdout"),
-                "precision": ("auto", "fp32", "bf16", "fp16")}
+    def _check_schedule(self):
+        if (self.pct_start or 0) >= 1: raise self._wrong("pct_start", "a share below 1")
+        if self.peak_epoch is not None and self.peak_epoch >= self.epochs:
+            raise self._wrong("peak_epoch", f"an epoch within the {self.epochs}, or a share by pct_start")
+        if self.moms is not None and not (len(self.moms) == 3 and all(0 <= m < 1 for m in self.moms)):
+            raise self._wrong("moms", "the momentum at start, peak and end, such as (.95, .85, .95)")
+        if not (len(self.lr_range) == 2 and 0 < self.lr_range[0] < self.lr_range[1]):
+            raise self._wrong("lr_range", "the first and the last rate, such as (1e-5, 10)")
+
+    def _check_together(self):
+        "Fields that only make sense with others"
+        chooses = {"schedule": "plateau", "keep": "best", "lr_on": "holdout"}
+        for name, value in chooses.items():
+            if self.valid == "test" and getattr(self, name) == value:
+                raise self._wrong(name, 'valid="holdout" with it: the test set must not choose')
+        if self.mixup and self.cutmix: raise self._wrong("mixup", "mixup or cutmix, not both")
+        if self.loss == "nll" and self.smoothing: raise self._wrong("smoothing", "0: loss nll has none")
 
     def _wrong(self, name: str, allowed: str) -> InputError:
         return InputError(f"recipe {self.name}: {name}={getattr(self, name)!r}. Give {allowed}.")
 
     def _at_least(self, name: str, least):
         if getattr(self, name) < least: raise self._wrong(name, f"{least} or more")
+
+    def _above_0(self, name: str):
+        value = getattr(self, name)
+        if value is not None and not value > 0: raise self._wrong(name, "a number above 0")
 
     def _between(self, name: str, low, high):
         if not low <= getattr(self, name) < high:

@@ -26,9 +26,11 @@ __all__ = ["FoundRate", "numbers", "plot_batch", "plot_classes", "write_data", "
 class FoundRate(NamedTuple):
     "What a learning-rate finder saw and what was made of it"
     lrs: Sequence[float]
-    losses: Sequence[float]            # smoothed training loss at each rate
+    losses: Sequence[float]            # smoothed loss at each rate
     suggestions: Mapping[str, float]   # method → rate
     chosen: float | None = None        # the rate to train with
+    mode: str = "exp"                  # how the rate rose: "exp" or "linear"
+    on: str = "train"                  # whose loss: "train" or "holdout"
 
 
 def plot_batch(

@@ -1,0 +1,26 @@
+"""What the fields of a recipe become: the callbacks of its fit.
+
+    learn.fit(recipe.epochs, rate, cbs=callbacks_of(recipe, rate))
+"""
+from fastai.callback.core import Callback
+
+from .holdout import KeepBest
+from .recipe import Recipe
+from .regularisers import ClipGradients, L1Loss, mixing
+from .schedules import create_schedule
+
+__all__ = ["callbacks_of"]
+
+
+def callbacks_of(
+    recipe: Recipe,
+    rate: float,        # the recipe's, or the one that was found
+) -> list[Callback]:
+    "The schedule, then whatever of L1, clipping, mixing and best weights the recipe asks for"
+    options = {k: v for k, v in vars(recipe).items() if k not in ("name", "lr", "epochs")}
+    cbs = [create_schedule(recipe.schedule, rate, recipe.epochs, **options)]
+    if recipe.l1: cbs.append(L1Loss(recipe.l1, recipe.l1_rule))
+    if recipe.clip_value or recipe.clip_norm: cbs.append(ClipGradients(recipe.clip_value, recipe.clip_norm))
+    if recipe.mixup or recipe.cutmix: cbs.append(mixing(recipe.mixup, recipe.cutmix))
+    if recipe.keep == "best": cbs.append(KeepBest())
+    return cbs

@@ -1,0 +1,50 @@
+"""The losses that a recipe can name, as fastai losses: they also make probabilities and classes of outputs.
+
+    learn = cifar_learner(dls, my_net, loss_func="nll")      # a net that ends in log_softmax
+"""
+import torch
+from fastai.losses import BaseLoss, CrossEntropyLossFlat
+from torch import Tensor, nn
+
+from .errors import InputError, unknown
+
+__all__ = ["LOSSES", "NLLLossFlat", "create_loss"]
+
+
+class NLLLossFlat(BaseLoss):
+    """Negative log-likelihood of a net that ends in log_softmax; of logits cross-entropy is the same.
+    Raises: InputError at the first batch where the outputs are no logarithms of probabilities."""
+    y_int, checked = True, False
+
+    def __init__(self, *args, axis: int = -1, **kwargs):
+        super().__init__(nn.NLLLoss, *args, axis=axis, **kwargs)
+
+    def __call__(self, inp: Tensor, targ: Tensor, **kwargs):
+        if not self.checked: self._check(inp.detach())
+        return super().__call__(inp, targ, **kwargs)
+
+    def _check(self, logs: Tensor):
+        total = logs.float().exp().sum(self.axis)
+        if not torch.allclose(total, torch.ones_like(total), atol=0.02):
+            raise InputError("loss nll needs a net that ends in log_softmax: the probabilities of a picture add "
+                             f"up to {total.flatten()[0]:.3g} instead of 1. Use loss ce, which takes logits.")
+        self.checked = True
+
+    def decodes(self, x: Tensor) -> Tensor: return x.argmax(dim=self.axis)
+    def activation(self, x: Tensor) -> Tensor: return x.exp()
+
+
+LOSSES = {"ce": CrossEntropyLossFlat, "nll": NLLLossFlat}
+
+
+def create_loss(
+    loss="ce",                # a name of `LOSSES`, None (the same as "ce"), or any loss function
+    smoothing: float = 0.0,   # label smoothing, 0…1 (Szegedy et al. 2016)
+):
+    "A loss by name. Raises: InputError for an unknown name, or label smoothing where the loss has none"
+    loss = "ce" if loss is None else loss
+    if not isinstance(loss, str): return loss
+    if loss not in LOSSES: raise unknown("loss", loss, LOSSES)
+    if loss == "ce": return CrossEntropyLossFlat(label_smoothing=smoothing)
+    if smoothing: raise InputError(f"loss nll has no smoothing: {smoothing} was given. Give 0, or use loss ce.")
+    return NLLLossFlat()

@@ -1,0 +1,142 @@
+"""Learning-rate schedules as callbacks, for any fastai Learner; exact after a resume.
+
+    learn.fit(24, cbs=schedules.one_cycle(0.4, 24, peak_epoch=5, anneal="linear"))
+    learn.fit(50, cbs=schedules.plateau(0.02, 50, patience=3))
+
+Names are fastai's. Its `div_final` divides the *peak*: last rate = lr / div_final. torch's `OneCycleLR` divides the
+*first* rate by `final_div_factor`: its (div_factor=10, final_div_factor=1), which ends where it began ("no
+annihilation"), is (div=10, div_final=10) here.
+"""
+import inspect
+from collections.abc import Callable
+
+from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, combine_scheds
+
+from .errors import InputError, unknown
+from .holdout import refuse_test_set, validated
+
+__all__ = ["ANNEALS", "SCHEDULES", "Plateau", "Schedule", "constant", "create_schedule", "flat_cos",
+           "one_cycle", "plateau", "step"]
+
+ANNEALS = {"cos": SchedCos, "linear": SchedLin}
+
+
+class Schedule(ParamScheduler):
+    "fastai's `ParamScheduler`, which records rate and momentum of every step, where there is a momentum"
+
+    def before_fit(self):
+        hypers = self.opt.hypers[-1]
+        self.scheds = {k: f for k, f in self.scheds.items() if k in hypers}
+        self.hps = {k: [] for k in ("lr", "mom") if k in hypers}
+
+    def after_batch(self):
+        for k, values in self.hps.items(): values.append(self.opt.hypers[-1][k])
+
+
+def one_cycle(
+    lr,                        # peak rate; an array has one for each group of parameters
+    epochs: int,
+    pct_start: float = 0.25,   # where the peak stands, as a share of the fit
+    peak_epoch: float | None = None,   # the same in epochs, instead
+    div: float = 25.0,         # first rate = lr / div
+    div_final: float = 1e4,    # last rate = lr / div_final; equal to `div` it ends where it began
+    anneal: str = "cos",       # "cos" (as fastai) or "linear"
+    moms: tuple | None = None, # momentum at start, peak and end; None: as the optimiser has it
+) -> Schedule:
+    "Up to the peak and down again (Smith 2018). Raises: InputError for a peak outside of the fit"
+    if anneal not in ANNEALS: raise unknown("annealing", anneal, ANNEALS)
+    if peak_epoch is not None:
+        if not 0 < peak_epoch < epochs:
+            raise InputError(f"peak_epoch={peak_epoch} is not within {epochs} epochs. "
+                             "Give an epoch inside, or a share by pct_start.")
+        pct_start = peak_epoch / epochs
+    scheds = {"lr": _two(pct_start, lr / div, lr, lr / div_final, ANNEALS[anneal])}
+    return Schedule(scheds if moms is None else scheds | {"mom": _two(pct_start, *moms, ANNEALS[anneal])})
+
+
+def _two(pct, start, middle, end, sched):
+    if not 0 < pct < 1: raise InputError(f"pct_start={pct}. Give a share of the run between 0 and 1.")
+    return combine_scheds([pct, 1 - pct], [sched(start, middle), sched(middle, end)])
+
+
+def flat_cos(
+    lr,                        # rate of the flat part
+    epochs: int,
+    pct_start: float = 0.75,   # share of the fit after which the rate falls
+    div_final: float = 1e5,    # last rate = lr / div_final
+) -> Schedule:
+    "Constant, then down by a half cosine"
+    return Schedule({"lr": _two(pct_start, lr, lr, lr / div_final, SchedCos)})
+
+
+def step(
+    lr,                        # first rate
+    epochs: int,
+    step_every: int = 10,      # epochs from one drop to the next
+    drop: float = 0.1,         # the rate is multiplied by it
+) -> Schedule:
+    "lr · drop^⌊epoch / step_every⌋, as torch's `StepLR` once an epoch"
+    def at(pct): return lr * drop ** int(pct * epochs / step_every + 1e-6)     # pct is a sum of floats
+    return Schedule({"lr": at})
+
+
+def constant(lr, epochs: int) -> Schedule:
+    "The same rate throughout"
+    return Schedule({"lr": lambda pct: lr})
+
+
+class Plateau(Schedule):
+    """Lower the rate when the holdout loss has stopped falling, by the rules of torch's `ReduceLROnPlateau`
+    (mode "min", relative threshold). Raises: InputError where the validation set is the test set."""
+
+    def __init__(
+        self,
+        lr,                        # first rate
+        patience: int = 3,         # epochs without a better loss that are waited for
+        drop: float = 0.1,         # the rate is multiplied by it
+        cooldown: int = 0,         # epochs after a drop that do not count
+        min_lr: float = 0.0,       # the rate stays at or above it
+        threshold: float = 1e-4,   # a loss is better where it is lower by this share
+    ):
+        super().__init__({})
+        self.lr, self.patience, self.drop, self.cooldown = lr, patience, drop, cooldown
+        self.min_lr, self.threshold = min_lr, threshold
+
+    def before_fit(self):
+        refuse_test_set(self.learn, "the plateau schedule")
+        super().before_fit()
+        self.opt.set_hyper("lr", self.lr)
+        self.best, self.bad, self.cooling = float("inf"), 0, 0
+
+    def after_epoch(self):
+        loss = validated(self.learn, "valid_loss")
+        better = loss < self.best * (1 - self.threshold)
+        self.best, self.bad = (loss, 0) if better else (self.best, self.bad + 1)
+        if self.cooling: self.cooling, self.bad = self.cooling - 1, 0
+        if self.bad <= self.patience: return
+        self.opt.set_hyper("lr", [max(h["lr"] * self.drop, self.min_lr) for h in self.opt.hypers])
+        self.bad, self.cooling = 0, self.cooldown
+
+    def state_dict(self): return {k: getattr(self, k) for k in ("hps", "best", "bad", "cooling")}
+    def load_state_dict(self, state): vars(self).update(state)
+
+
+def plateau(lr, epochs: int, patience=3, drop=0.1, cooldown=0, min_lr=0.0) -> Plateau:
+    "`Plateau`, called like the others"
+    return Plateau(lr, patience, drop, cooldown, min_lr)
+
+
+SCHEDULES = {f.__name__: f for f in (one_cycle, flat_cos, step, plateau, constant)}
+
+
+def create_schedule(
+    name: str | Callable,  # a name of `SCHEDULES`, or a function of (lr, epochs, **options)
+    lr: float,
+    epochs: int,
+    **options,             # those that the schedule does not know, and those that are None, are left out
+) -> Schedule:
+    "A schedule by name. Raises: InputError for an unknown name or a value out of range"
+    if not callable(name) and name not in SCHEDULES: raise unknown("schedule", name, SCHEDULES)
+    make = name if callable(name) else SCHEDULES[name]
+    known = inspect.signature(make).parameters
+    return make(lr, epochs, **{k: v for k, v in options.items() if v is not None and k in known})
