@@ -14,9 +14,8 @@ from fastprogress.fastprogress import ConsoleProgressBar
 
 from .errors import InputError
 from .gradcam import GradCAM
-from .precision import Precision
 
-__all__ = ["EpochSeed", "EpochTable", "GradCAMCallback", "L1Loss", "WatchProgress"]
+__all__ = ["EpochSeed", "EpochTable", "GradCAMCallback", "WatchProgress"]
 
 
 def fitting(learn) -> bool:
@@ -62,18 +61,6 @@ class EpochSeed(Callback):
     def load_state_dict(self, state): self.done = state["done"]
 
 
-class L1Loss(Callback):
-    "Add `factor` × Σ|w| of the weights, not of norms and biases, to the training loss (Tibshirani 1996)"
-    order = Precision.order - 1   # before autocast ends, so inside the loss
-
-    def __init__(self, factor: float): self.factor = factor
-
-    def after_loss(self):
-        if not self.training: return
-        weights = [p for p in self.model.parameters() if p.ndim > 1 and p.requires_grad]
-        self.learn.loss_grad = self.loss_grad + self.factor * sum(w.float().abs().sum() for w in weights)
-
-
 class EpochTable(Callback):
     "One line an epoch: losses, accuracy, highest rate, time; in a notebook fastai's own table stands there"
     order, remove_on_fetch = Recorder.order + 1, True
@@ -81,7 +68,8 @@ class EpochTable(Callback):
     def __init__(self, write=print): self.write = write
 
     def before_fit(self):
-        self.run = fitting(self.learn) and not IN_NOTEBOOK
+        self.run = fitting(self.learn) and not IN_NOTEBOOK and self.learn.logger is print
+        if self.run: self.learn.logger = _quiet   # of the Recorder, whose row this is
         head = (f"{'epoch':>8}  {'train loss':>10}  {'valid loss':>10}  {'accuracy':>8}  {'rate':>8}  "
                 f"{'time':>6}")
         if self.run: self.write(head)
@@ -96,15 +84,28 @@ class EpochTable(Callback):
                               f"{rate:>8.2g}", f"{rec.log[-1]:>6}"]))
 
 
+    def after_fit(self): self.cleanup()
+
+    def cleanup(self):
+        "Give the logger back"
+        if self.learn.logger is _quiet: self.learn.logger = print
+
+
+def _quiet(*_): "In the place of `print`"
+
+
 class WatchProgress(ProgressCallback):
     """fastai's bars in a notebook; one live bar at a terminal; none where the output is piped.
     The loss is only read when it is shown"""
     name, live, pbar = "progress", False, None
 
+    @staticmethod
+    def wanted() -> bool:
+        "Whether somebody watches: in a notebook or at a terminal"
+        return IN_NOTEBOOK or sys.stdout.isatty()
     def before_fit(self):
-        self.live = self.create_mbar and (IN_NOTEBOOK or sys.stdout.isatty())
+        self.live = self.create_mbar and self.wanted()
         if IN_NOTEBOOK: super().before_fit()
-        elif self.learn.logger is print: self.learn.logger = _quiet
 
     def _launch_pbar(self):
         if IN_NOTEBOOK: super()._launch_pbar()
@@ -129,13 +130,9 @@ class WatchProgress(ProgressCallback):
     def after_fit(self): self.cleanup()
 
     def cleanup(self):
-        "Close the bars and give the logger back"
+        "Close the bars"
         self._end_bar()
         super().after_fit()
-        if self.learn.logger is _quiet: self.learn.logger = print
-
-
-def _quiet(*_): "Where the epoch table already says it"
 
 
 class GradCAMCallback(Callback):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from fastai.callback.core import CancelFitException
 from fastai.callback.schedule import LRFinder, SchedExp, SchedLin, minimum, slide, steep, valley
+from fastcore.basics import listify
 
 from .errors import InputError, unknown
 
@@ -70,8 +71,7 @@ def find_rate(
     if on == "holdout" and getattr(learn.dls, "valid_name", "test") == "test":
         raise InputError("the range test was asked to judge by the validation set, which is the test set "
                          'here. Keep a holdout (valid="holdout"), or judge by on="train".')
-    if suggest_funcs is None: suggest_funcs = valley
-    funcs = tuple(suggest_funcs) if isinstance(suggest_funcs, (tuple, list)) else (suggest_funcs,)
+    funcs = listify(valley if suggest_funcs is None else suggest_funcs)
     sweep = LRSweep(start_lr, end_lr, num_it, mode, on, stop_div)
     with _untouched(learn), learn.no_logging():
         learn.fit(num_it // max(1, len(learn.dls.train)) + 1, cbs=sweep)
@@ -96,7 +96,7 @@ def _judged(recorder, num_it):
 
 
 def _plot(learn, rates: dict, mode: str, on: str):
-    from .report import plot_lr_find
+    from .charts import plot_lr_find
     losses = [float(v) for v in learn.recorder.losses]
     return plot_lr_find(learn.recorder.lrs, losses, rates, mode=mode, on=on)
 
@@ -105,22 +105,34 @@ def _plot(learn, rates: dict, mode: str, on: str):
 def _untouched(learn):
     "Model, optimiser, generators, loader and training flags are as before, also if the inside fails"
     model, had_opt = learn.model, learn.opt is not None
-    flags = {m: m.training for m in model.modules()}
+    flags, grads = {m: m.training for m in model.modules()}, [p.grad for p in model.parameters()]
     weights, opt = deepcopy(model.state_dict()), deepcopy(learn.opt.state_dict()) if had_opt else None
     states = [(cb, cb.state_dict()) for cb in learn.cbs if hasattr(type(cb), "load_state_dict")]
-    loaders = [(dl, dl.epoch, dl.skip) for dl in learn.dls.loaders if hasattr(dl, "set_epoch")]
+    loaders = [(dl, _place(dl)) for dl in learn.dls.loaders]
     rng = random.getstate(), np.random.get_state(), torch.random.get_rng_state(), _cuda_state()
+    for p in model.parameters(): p.grad = None
     try: yield
     finally:
         model.load_state_dict(weights)
         for m, training in flags.items(): m.training = training
-        for p in model.parameters(): p.grad = None
+        for p, grad in zip(model.parameters(), grads): p.grad = grad
         if had_opt: learn.opt.load_state_dict(opt)
         else: learn.opt = None
         for cb, state in states: cb.load_state_dict(state)
-        for dl, epoch, skip in loaders: dl.set_epoch(epoch, skip)
+        for dl, place in loaders: _go_to(dl, place)
         random.setstate(rng[0]), np.random.set_state(rng[1]), torch.random.set_rng_state(rng[2])
         if rng[3] is not None: torch.cuda.set_rng_state_all(rng[3])
+
+
+def _place(dl):
+    "Where a loader stands: ours in its epochs, fastai's in its generator"
+    if hasattr(dl, "set_epoch"): return dl.epoch, dl.skip
+    return dl.rng.getstate() if isinstance(getattr(dl, "rng", None), random.Random) else None
+
+
+def _go_to(dl, place):
+    if hasattr(dl, "set_epoch"): dl.set_epoch(*place)
+    elif place is not None: dl.rng.setstate(place)
 
 
 def _cuda_state(): return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None

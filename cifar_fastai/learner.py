@@ -4,37 +4,35 @@
     learn.lr_find(suggest_funcs=(valley, slide, minimum, steep))
     learn.fit_one_cycle(20, 0.2)
 """
-import inspect
-from functools import partial
+from contextlib import contextmanager, nullcontext
 
-import fastai.optimizer
 import numpy as np
 import torch
 from fastai.callback.core import TrainEvalCallback, _inner_loop
-from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, combine_scheds
+from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
-from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
-from fastai.optimizer import OptimWrapper
-from fastai.torch_core import TensorBase, norm_bias_params
+from fastai.torch_core import TensorBase
 from torch import nn
 
+from .batch_loader import LoaderError, dead_worker
 from .callbacks import EpochSeed, EpochTable, WatchProgress
-from .errors import InputError, unknown
+from .errors import InputError
 from .finder import find_rate
+from .losses import create_loss
 from .models import create_model
+from .optimizers import decay_groups, optimizer
 from .precision import Precision, choose_precision
 from .recorder import DeviceRecorder, mean_metric
+from .schedules import one_cycle
 
-__all__ = ["ImageLearner", "cifar_learner", "optimizer"]
-
-ANNEALS = {"cos": SchedCos, "linear": SchedLin}
+__all__ = ["ImageLearner", "cifar_learner"]
 
 
 class ImageLearner(Learner):
     """A fastai `Learner` with less overhead a batch, that also cleans up where a fit is interrupted or fails,
     and whose `lr_find` changes nothing but the recorder."""
-    _listeners = None
+    _listeners, fitting = None, False
 
     def add_cb(self, cb):
         self._listeners = None
@@ -60,8 +58,7 @@ class ImageLearner(Learner):
         for cb in self._listeners[event_name]:
             wanted = not inner or (cb.run_train if training else cb.run_valid)
             if cb.run and wanted: getattr(cb, event_name)()
-        if event_name == "after_fit":
-            for cb in self.cbs: cb.run = True
+            if event_name == "after_fit": cb.run = True
 
     def _split(self, b):
         "Plain tensors for the model: fastai's subclasses cost microseconds at each operation"
@@ -70,15 +67,35 @@ class ImageLearner(Learner):
 
     def _with_events(self, f, event_type, ex, final=lambda: None):
         try: super()._with_events(f, event_type, ex, final)
-        except BaseException:
-            if event_type in ("fit", "validate"): self.cleanup()
-            raise
+        except BaseException as e:
+            if event_type not in ("fit", "validate"): raise
+            self.cleanup()
+            if not str(e).startswith("DataLoader worker"): raise
+            raise LoaderError(dead_worker(e, f"batch {self.iter} of epoch {self.epoch}")) from e
 
     def cleanup(self):
         "Let every callback put back what it changed elsewhere: fastai calls no event on Ctrl-C or an error"
         for cb in self.cbs:
             if hasattr(type(cb), "cleanup"): cb.cleanup()
+            cb.run = True
         self.training = False
+
+    def fit(self, *args, **kwargs):
+        "fastai's `fit`, by which callbacks can tell a fit from other loops: see `callbacks.fitting`"
+        self.fitting = True
+        try: super().fit(*args, **kwargs)
+        finally: self.fitting = False
+
+    def tta(self, *args, **kwargs):
+        "fastai's `tta`, without bars where the output is piped"
+        with nullcontext() if WatchProgress.wanted() else self.no_bar():
+            return super().tta(*args, **kwargs)
+
+    @contextmanager
+    def no_bar(self):
+        "No bars for a while (fastai's own would put its own kind back)"
+        bars = [cb for cb in self.cbs if isinstance(cb, ProgressCallback)]
+        with self.removed_cbs(bars): yield self
 
     def fit_one_cycle(
         self,
@@ -93,18 +110,12 @@ class ImageLearner(Learner):
         anneal: str = "cos",      # "cos" (as fastai) or "linear"
     ):
         "Fit for `n_epoch` by the 1cycle policy (Smith 2018)"
-        if anneal not in ANNEALS: raise unknown("annealing", anneal, ANNEALS)
-        if not 0 < pct_start < 1:
-            raise InputError(f"pct_start={pct_start}. Give a share of the run between 0 and 1.")
         if self.opt is None: self.create_opt()
         self.opt.set_hyper("lr", self.lr if lr_max is None else lr_max)
         peak = np.array([h["lr"] for h in self.opt.hypers])
         moms = self.moms if moms is None else moms
-        scheds = {"lr": _up_and_down(pct_start, peak / div, peak, peak / div_final, anneal),
-                  "mom": _up_and_down(pct_start, *moms, anneal)}
-        if not any("mom" in h for h in self.opt.hypers): del scheds["mom"]
-        self.fit(n_epoch, cbs=[ParamScheduler(scheds), *_listed(cbs)], reset_opt=reset_opt, wd=wd,
-                 start_epoch=start_epoch)
+        cycle = one_cycle(peak, n_epoch, pct_start, None, div, div_final, anneal, moms)
+        self.fit(n_epoch, cbs=[cycle, *_listed(cbs)], reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
 
     def lr_find(self, start_lr=1e-5, end_lr=10.0, num_it=100, stop_div=True, show_plot=True,
                 suggest_funcs=None, **kwargs):
@@ -119,42 +130,9 @@ def _listens(cb, event_name) -> bool: return hasattr(type(cb), event_name) or ev
 def _plain(ts): return tuple(t.as_subclass(torch.Tensor) if isinstance(t, TensorBase) else t for t in ts)
 
 
-def _up_and_down(pct, start, middle, end, anneal):
-    sched = ANNEALS[anneal]
-    return combine_scheds([pct, 1 - pct], [sched(start, middle), sched(middle, end)])
-
-
 def _listed(o) -> list:
     if o is None: return []
     return list(o) if isinstance(o, (list, tuple)) or type(o).__name__ == "L" else [o]
-
-
-def optimizer(
-    opt,               # "sgd" (Nesterov), "adam", another of torch.optim or fastai, or an `opt_func`
-    mom: float = 0.9,  # momentum, or beta1
-    **kwargs,          # further arguments of the torch optimiser
-):                     # an `opt_func`
-    "An optimiser by name, as a fastai `opt_func`: torch's own, through `OptimWrapper`"
-    if callable(opt): return opt
-    classes = {n.lower(): c for n, c in vars(torch.optim).items() if inspect.isclass(c)}
-    by_name = {n: c for n, c in classes.items() if c is not torch.optim.Optimizer}
-    if opt in by_name:
-        cls, known = by_name[opt], inspect.signature(by_name[opt]).parameters
-        if opt == "sgd": kwargs = {"nesterov": mom > 0, **kwargs}
-        if "momentum" in known: kwargs.setdefault("momentum", mom)
-        if "betas" in known: kwargs.setdefault("betas", (mom, 0.999))
-        if "foreach" in known: kwargs.setdefault("foreach", True)
-        return partial(OptimWrapper, opt=cls, **kwargs)
-    if opt in ("ranger", "lamb", "larc", "qhadam", "radam"):
-        return {n.lower(): f for n, f in vars(fastai.optimizer).items() if callable(f)}[opt]
-    raise unknown("optimiser", opt, [*by_name, "ranger", "lamb", "larc", "qhadam"])
-
-
-def decay_groups(model: nn.Module) -> list[list[nn.Parameter]]:
-    "Trainable parameters in two groups: weights, then norms and biases"
-    kept = {id(p) for p in norm_bias_params(model, with_bias=True)}
-    params = [p for p in model.parameters() if p.requires_grad]
-    return [[p for p in params if id(p) not in kept], [p for p in params if id(p) in kept]]
 
 
 def cifar_learner(
@@ -168,7 +146,7 @@ def cifar_learner(
     wd: float = 5e-4,             # weight decay, torch's meaning (coupled for SGD)
     wd_norm_bias: bool = True,    # decay norms and biases too
     smoothing: float = 0.0,       # label smoothing, 0…1 (Szegedy et al. 2016)
-    loss_func=None,               # None: cross-entropy
+    loss_func="ce",               # "ce", "nll" (nets that end in log_softmax), or a loss function
     metrics=accuracy,
     precision: str = "auto",      # "auto" (probed), "fp32", "bf16" or "fp16"
     seed: int | None = None,      # of the first weights; None: the seed of `dls`
@@ -179,20 +157,18 @@ def cifar_learner(
     Raises: InputError for an unknown architecture, optimiser or precision, or classes that do not fit the
     head."""
     classes, seed = len(dls.vocab), getattr(dls.train, "seed", 0) if seed is None else seed
-    model = _model(arch, n_out or classes, norm, seed)
     if n_out is not None and n_out != classes:
         raise InputError(f"the head has {n_out} outputs but the data has {classes} classes. "
                          "Leave n_out away, or change the data.")
-    device = dls.device or torch.device("cpu")
+    opt_func, device = optimizer(opt, mom), dls.device or torch.device("cpu")
+    model = _model(arch, classes, norm, seed).to(device, memory_format=torch.channels_last)
     precision = choose_precision(precision, device)
-    model = model.to(device, memory_format=torch.channels_last)
-    both = not wd_norm_bias
+    decay = {"wd": wd} if wd_norm_bias else {"wd": [wd, 0.0], "splitter": decay_groups}
     defaults = [TrainEvalCallback, DeviceRecorder(), WatchProgress, EpochTable, EpochSeed(seed)]
     if precision != "fp32": defaults.append(Precision(precision))
-    learn = ImageLearner(dls, model, loss_func or CrossEntropyLossFlat(label_smoothing=smoothing), lr=lr,
-                         opt_func=optimizer(opt, mom), wd=[wd, 0.0] if both else wd, moms=(mom, mom, mom),
-                         metrics=metrics, cbs=[*defaults, *_listed(cbs)], default_cbs=False,
-                         **({"splitter": decay_groups} if both else {}), **kwargs)
+    learn = ImageLearner(dls, model, create_loss(loss_func, smoothing), lr=lr,
+                         opt_func=opt_func, wd_bn_bias=wd_norm_bias, moms=(mom, mom, mom), metrics=metrics,
+                         cbs=[*defaults, *_listed(cbs)], default_cbs=False, **decay | kwargs)
     learn.precision_name = precision
     return learn
 
