@@ -24,6 +24,8 @@ def flags(
     epochs: int = None,           # passes over the training pictures
     bs: int = None,               # pictures a batch
     lr: str = None,               # peak rate: a number, or find
+    lr_its: int = None,           # batches of the range test that finds it
+    norm: str = None,             # bn, or gn (group norm of one group: a layer norm) in every place of the net
     seed: int = None,             # of first weights, order, augmentation, limit and holdout
     seeds: Annotated[int, {"nargs": "+", "metavar": "K"}] = None,  # run these seeds in turn, give mean and sd
     limit: int = None,            # train on so many pictures only
@@ -33,6 +35,8 @@ def flags(
     device: str = None,           # cpu, cuda, cuda:1 …
     precision: str = None,        # auto (probed), fp32, bf16 or fp16
     cam_layer: str = None,        # layer of the Grad-CAM maps, such as layer4
+    gallery: int = None,          # misclassified pictures that are shown
+    summary: bool = False,        # print the settings and the net, layer by layer, instead of training
     checkpoint_minutes: float = None,  # save within an epoch too, so often
     out: str = None,              # run folder
     resume: Annotated[str, _FOLDER] = None,  # go on with the run in FOLDER, --out or the newest
@@ -58,10 +62,21 @@ def main(recipe: Recipe, argv: list[str] | None = None) -> None:
         args = parse(recipe, argv)
         changes = {"epochs": args.epochs, "bs": args.bs, "lr": _rate(args.lr), "seed": args.seed,
                    "limit": args.limit, "size": args.size, "valid": args.valid, "precision": args.precision,
-                   "cam": args.cam_layer}
+                   "cam": args.cam_layer, "lr_its": args.lr_its, "norm": args.norm, "gallery": args.gallery}
         given = {k: v for k, v in changes.items() if v is not None}
+        if args.summary:
+            _summarise(recipe.but(**given), args.data)
+            return
         out, resume = _resumed(recipe, args)
         _run(recipe.but(**_begun_with(recipe, changes, out, resume) | given), args, out, resume)
+
+
+def _summarise(recipe: Recipe, data: str | None) -> None:
+    "The settings and the net of `recipe`, of a hundred classes for cifar100 and of ten for other data"
+    from .models import create_model
+    from .summary import model_summary
+    print(recipe.settings())
+    print(model_summary(create_model(recipe.model, 100 if data == "cifar100" else 10, norm=recipe.norm), recipe.size))
 
 
 def _rate(lr: str | None) -> float | str | None:

@@ -4,7 +4,7 @@
     policy.pad_crop_flip_cutout(pad=4, cutout=8)
     policy.pad_crop_flip(rotate=5, grey_p=0.2)
 """
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from .errors import InputError, unknown
 
@@ -44,6 +44,10 @@ class Policy:
 
     def _wrong(self, name: str, allowed: str) -> InputError:
         return InputError(f"policy {self.name}: {name}={getattr(self, name)!r}. Give {allowed}.")
+
+    def __str__(self):
+        changed = (f for f in fields(self) if f.name != "name" and getattr(self, f.name) != f.default)
+        return f"{self.name}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in changed)})"
 
     def but(self, **changes) -> "Policy":
         "The same policy with some values changed"

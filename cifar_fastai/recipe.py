@@ -6,6 +6,7 @@
 import json
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
+from textwrap import wrap
 from types import UnionType
 from typing import get_args
 
@@ -134,6 +135,11 @@ class Recipe:
     def describe(self) -> str:
         "Net, length and rate in a few words"
         return f"{self.model}, {self.epochs} epochs, {self.schedule} with lr={self.lr}, batches of {self.bs}"
+
+    def settings(self, width: int = 106) -> str:
+        "Every field with its value, as lines for people"
+        shown = (f"{k}={v if k == 'aug' else repr(v)}" for k, v in vars(self).items())
+        return "\n".join(wrap(", ".join(shown), width, break_long_words=False, break_on_hyphens=False))
 
     def as_dict(self) -> dict:
         "Plain values, for recipe.json"
