@@ -1,10 +1,10 @@
-"""python -m benchmarks faults [--kills N] [--json FILE]: kill a training N times, resume it, compare what it left.
+"""python -m benchmarks faults [--kills N] [--json FILE]: kill trainings, resume them, compare what they left.
 
-The first promise as a program. A real run on `digits` by the command line of a recipe with a small net is killed by
-SIGKILL, half of the times at a random moment, half at a line of the save routine, each line in turn; `--resume`
-must then end with the same bytes of weights, history, predictions and maps as a run that nobody disturbed. A run
-with another seed must not. So that it is affordable, the processes are forked from one that has imported
-everything, and all figures are drawn in every tenth run only.
+The first promise as a program. A real run on `digits` by the command line of a recipe with a small net is
+killed by SIGKILL, half of the times at a random moment, half at a line of the save routine, each in turn.
+`--resume` must then end with the same weights, history, predictions and maps, byte for byte, as a run that
+nobody disturbed. A run with another seed must not. So that it is affordable, the processes are forked from
+one that has imported everything, and all figures are drawn in every tenth run only.
 """
 import argparse
 import json
@@ -18,8 +18,9 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 __all__ = ["Outcome", "main", "run"]
@@ -58,10 +59,14 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        outcome = run(args.kills, Path(folder), args.seed, say=lambda line: print(line, file=sys.stderr, flush=True))
+        outcome = run(args.kills, Path(folder), args.seed, say=_say)
     print(_report(outcome))
-    if args.json: args.json.write_text(json.dumps(_record(outcome, args, time.monotonic() - started), indent=1) + "\n")
+    record = _record(outcome, args, time.monotonic() - started)
+    if args.json: args.json.write_text(json.dumps(record, indent=1) + "\n")
     return 0 if outcome.passes else 1
+
+
+def _say(line: str) -> None: print(line, file=sys.stderr, flush=True)
 
 
 def run(
@@ -100,25 +105,31 @@ def _one(k: int, folder: Path, at, undisturbed, outcome: Outcome, rng, drawn: bo
     outcome.how["line of the save routine" if at else "random moment"] += 1
     outcome.lines |= {at} if at else set()
     outcome.found[_stage(run_folder)] += 1
-    status = _child(folder, ["--resume", *([str(run_folder)] if run_folder.exists() else flags), *often], drawn)
-    if status: return outcome.wrong.append(f"kill {k} at {at or 'a random moment'}: resuming ended with {status}")
+    there = [str(run_folder)] if run_folder.exists() else flags
+    status, at = _child(folder, ["--resume", *there, *often], drawn), at or "a random moment"
+    if status: return outcome.wrong.append(f"kill {k} at {at}: resuming ended with {status}")
     outcome.resumed += 1
     different = [n for n in COMPARED if _sha256(run_folder/n) != whole[n]]
     left = [p.name for p in run_folder.rglob("*.tmp")]
-    if different or left: return outcome.wrong.append(f"kill {k} at {at}: {different} differ, {left} left over")
+    if different or left:
+        return outcome.wrong.append(f"kill {k} at {at}: {different} differ, {left} left over")
     outcome.identical += 1
     return shutil.rmtree(run_folder)
 
 
 def _undisturbed(folder: Path) -> tuple[dict, float, list]:
     "Hashes of a run that nobody disturbs, the seconds it takes, and each line that it comes to while saving"
-    start, seen = time.monotonic(), folder/"lines.json"
-    if _child(folder, ["--out", str(folder/"whole")]): raise RuntimeError((folder/"output.txt").read_text())
+    seen = folder/"lines.json"
+    status = _child(folder, ["--out", str(folder/"whole")], record=seen)
+    if status: raise RuntimeError((folder/"output.txt").read_text())
+    for name in json.loads(seen.read_text())["modules"]: _import(name)
+    start = time.monotonic()
+    status = _child(folder, ["--out", str(folder/"traced")], record=seen)
+    if status: raise RuntimeError("the traced run failed")
     seconds = time.monotonic() - start
-    if _child(folder, ["--out", str(folder/"traced")], record=seen): raise RuntimeError("the traced run failed")
     hashes = {n: _sha256(folder/"whole"/n) for n in COMPARED}
     if hashes != {n: _sha256(folder/"traced"/n) for n in COMPARED}: raise RuntimeError("two runs differ")
-    return hashes, seconds, [tuple(line) for line in json.loads(seen.read_text())]
+    return hashes, seconds, [tuple(x) for x in json.loads(seen.read_text())["lines"]]
 
 
 def _differs(folder: Path, whole: dict) -> bool:
@@ -144,7 +155,7 @@ def _sha256(path: Path) -> str:
 
 # ---------------------------------------------------------------- a process to be killed
 
-def _child(folder: Path, flags: list[str], drawn: bool = False, after: float | None = None, die_at=None, record=None) -> int:
+def _child(folder: Path, flags: list[str], drawn=False, after=None, die_at=None, record=None) -> int:
     "Fork a process that does what the command line does; its exit status, negative for a signal"
     _warm()
     sys.stdout.flush(), sys.stderr.flush()
@@ -164,6 +175,11 @@ def _warm() -> None:
     from cifar_fastai import models, runs  # noqa: F401
     torch.set_num_threads(1)
     models.MODELS["small"] = small_net
+
+
+def _import(name: str) -> None:
+    "What the first run has imported; a part of it may not be importable by its name"
+    with suppress(Exception): import_module(name)
 
 
 def small_net(n_out: int = 10, n_in: int = 3, norm: str = "bn"):
@@ -193,7 +209,7 @@ def _be_the_process(folder, flags, drawn, die_at, record) -> None:
         try: cli.main(recipe, ["--data", "digits", *flags])
         except SystemExit as end: status = end.code or 0
         else: status = 0
-        if record: record.write_text(json.dumps(seen))
+        if record: record.write_text(json.dumps({"lines": seen, "modules": list(sys.modules)}))
     except BaseException: traceback.print_exc()
     os._exit(status)
 
@@ -239,7 +255,8 @@ def _draw_little() -> None:
         buffer = BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
         save_atomically(path, buffer.getvalue())
-    dots = lambda out, figures: [save(Path(out)/"figures"/f"{k}.png", np.zeros((8, 8), np.uint8)) for k in figures]
+    dot = np.zeros((8, 8), np.uint8)
+    dots = lambda out, figures: [save(Path(out)/"figures"/f"{k}.png", dot) for k in figures]
     maps = lambda self, path: save(path, np.uint8(255*np.concatenate([m.numpy().reshape(-1, 32)
                                                                       for m in self.maps.values()])))
     report._write, GradCAMCallback.save = dots, maps
@@ -258,5 +275,5 @@ def _report(o: Outcome) -> str:
 
 def _record(outcome: Outcome, args, seconds: float) -> dict:
     from .harness import machine
-    return {"command": f"python -m benchmarks faults --kills {args.kills} --seed {args.seed}", "machine": machine(),
-            "seconds": round(seconds), **outcome.as_dict()}
+    command = f"python -m benchmarks faults --kills {args.kills} --seed {args.seed}"
+    return {"command": command, "machine": machine(), "seconds": round(seconds), **outcome.as_dict()}

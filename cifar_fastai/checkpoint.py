@@ -24,7 +24,7 @@ from .errors import InputError
 from .saving import SaveError, save_atomically, sweep, write_json
 
 __all__ = ["SaveError", "CheckpointError", "save_atomically", "write_json", "plain", "differences",
-           "CheckpointStore", "versions"]
+           "CheckpointStore", "verified", "versions"]
 
 log = logging.getLogger("cifar_fastai")
 MANIFEST_LIMIT = 1 << 20                                  # bytes; a real one has about a thousand
@@ -72,6 +72,12 @@ def differences(saved: dict, expect: dict) -> str:
 def _short(value, limit: int = 80) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= limit else text[:limit - 1] + "…"
+
+
+def verified(path: str | Path) -> dict:
+    "The state in one checkpoint's `.pt` file. Raises: CheckpointError where it is not what was saved"
+    try: return _read_state(Path(path), _read_manifest(Path(path)))
+    except _Bad as reason: raise CheckpointError(f"{Path(path).name} {reason}.") from reason
 
 
 class CheckpointStore:

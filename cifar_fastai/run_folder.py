@@ -12,15 +12,16 @@ from pathlib import Path
 
 from .checkpoint import differences, versions
 from .errors import InputError
+from .policy import Policy
 from .recipe import Recipe
 from .saving import TEMPORARY, sweep, write_json
 
-__all__ = ["begin", "begun", "choose_folder", "holds_run", "newest_run", "read_json", "saved_recipe", "seal",
-           "sha256_of", "training_fields"]
+__all__ = ["begin", "begun", "choose_folder", "holds_run", "load_recipe", "newest_run", "read_json",
+           "saved_recipe", "seal", "sealed_files", "sha256_of", "training_fields"]
 
 log = logging.getLogger("cifar_fastai")
 LIMIT = 1 << 24                                           # bytes of a JSON file; a real one has thousands
-NOT_TRAINING = ("name", "cam", "cam_every", "tta", "gallery")        # fields of a recipe that do not change the weights
+NOT_TRAINING = ("name", "cam", "cam_every", "gallery", "tta")   # fields that do not change the weights
 OWN = {"recipe.json", "log.txt", ".lock", "checkpoints"}  # one of these makes a folder a run's
 UNSEALED = {"manifest.json", "log.txt", ".lock"}          # and `checkpoints`, which have manifests
 
@@ -86,6 +87,19 @@ def training_fields(recipe: dict) -> dict:
 def saved_recipe(folder: Path) -> dict:
     "The fields in recipe.json. Raises: InputError"
     return read_json(Path(folder)/"recipe.json")
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """The recipe in a recipe.json. Raises: InputError for what is no recipe, or whose augmentation was given
+    as Albumentations transforms: those only the recipe's own module can make"""
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in read_json(path).items()}
+    aug = fields.get("aug")
+    try:
+        if isinstance(aug, dict):
+            fields["aug"] = Policy(**{k: tuple(v) if isinstance(v, list) else v for k, v in aug.items()})
+        return Recipe(**fields)
+    except (TypeError, OverflowError) as error:
+        raise InputError(f"{path} holds no recipe: {error}. Give the recipe.json of a run.") from error
 
 
 def read_json(path: str | Path) -> dict:

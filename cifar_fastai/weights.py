@@ -4,16 +4,17 @@
     probs = net(normalised pictures).softmax(1)          # about.classes, about.mean, about.std
 """
 import json
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from .checkpoint import save_atomically
 from .errors import InputError
 from .models import create_model
 
-__all__ = ["About", "load_weights", "save_weights"]
+__all__ = ["About", "load_weights", "read_tensors", "save_weights"]
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,30 @@ def save_weights(
 
 def load_weights(path: str | Path) -> tuple[nn.Module, About]:
     "The net in eval mode, on the CPU, and what is known of it. Raises: InputError where it is not whole"
-    from safetensors import SafetensorError, safe_open
-    path = Path(path)
-    try:
-        with safe_open(path, framework="pt") as f:
-            about = json.loads((f.metadata() or {})["cifar_fastai"])
-            tensors = {name: f.get_tensor(name) for name in list(f.keys())}
-        about = About(**{k: tuple(v) if isinstance(v, list) else v for k, v in about.items()})
+    tensors, about = read_tensors(path)
+    with _told(path):
         net = create_model(about.model, len(about.classes), norm=about.norm)
         net.load_state_dict(tensors)
+    return net.eval(), about
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], About]:
+    "The tensors by name, and what is known of the net. Raises: InputError where the file is not whole"
+    from safetensors import safe_open
+    with _told(path), safe_open(path, framework="pt") as f:
+        about = json.loads((f.metadata() or {})["cifar_fastai"])
+        about = About(**{k: tuple(v) if isinstance(v, list) else v for k, v in about.items()})
+        return {name: f.get_tensor(name) for name in list(f.keys())}, about
+
+
+@contextmanager
+def _told(path: str | Path):
+    "Say in one line what keeps a file from being read. Raises: InputError"
+    from safetensors import SafetensorError
+    try: yield
     except FileNotFoundError:
         raise InputError(f"no weights at {path}. Give the weights.safetensors of a run.") from None
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as e:
-        what = str(e).splitlines()[0] if str(e) else type(e).__name__
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as e:
+        what = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
         raise InputError(f"{path} holds no weights of a run: {what}. "
                          "Give the weights.safetensors of a run.") from e
-    return net.eval(), about

@@ -1,0 +1,173 @@
+"""Is a run folder whole, and does it say the truth? `python -m cifar_fastai.check runs/demo`
+
+Compares every file with the manifest (sha256), the results with the predictions, the weights with the last
+checkpoint. Exit status: 0 whole, 1 something is wrong or missing, 2 no run folder.
+"""
+import csv
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from .errors import InputError
+
+__all__ = ["check", "main"]
+
+FIGURES = ("batch", "lr_schedule", "curves", "top_losses", "misclassified", "gradcam", "confusion",
+           "per_class")
+NEEDED = ("results.json", "history.csv", "recipe.json", "weights.safetensors", "predictions.csv",
+          *(f"figures/{name}.png" for name in FIGURES))
+
+
+def check(
+    folder: str | Path,                # of a run
+) -> tuple[list[str], list[str]]:      # what is wrong, and what is merely worth knowing; lines for people
+    "Look at every file of a run. Raises: InputError where `folder` is no run's"
+    from .run_folder import begun, holds_run
+    folder = Path(folder)
+    if not folder.is_dir(): raise InputError(f"{folder} is no folder. Give the folder of a run.")
+    if not holds_run(folder) or not any(folder.iterdir()):
+        raise InputError(f"{folder} is no run's folder. Give the folder of a run.")
+    wrong = [*_files(folder), *_leftovers(folder)]
+    parts = _checkpoints, _recipe, _predictions, _history, _weights
+    for part in parts:
+        try: wrong += part(folder)
+        except InputError as error: wrong.append(str(error))
+    notes = []
+    with suppress(InputError): notes = [*_other_versions(begun(folder).get("versions"))]
+    return list(dict.fromkeys(wrong)), notes
+
+
+def _files(folder: Path) -> Iterator[str]:
+    "Against the manifest, which is written last"
+    from .run_folder import read_json, sealed_files, sha256_of
+    if not (folder/"manifest.json").exists():
+        gone = [n for n in NEEDED if not (folder/n).exists()]
+        yield "the run did not end: no manifest.json" + (f", nor {', '.join(gone)}" if gone else "") + \
+              f". Go on with --resume {folder}"
+        return
+    try: listed = read_json(folder/"manifest.json").get("files")
+    except InputError: listed = None
+    if not isinstance(listed, dict) or not all(isinstance(v, dict) for v in listed.values()):
+        yield "manifest.json lists no files"
+        return
+    for name in NEEDED:
+        if name not in listed: yield f"{name} is not in manifest.json"
+    for name, entry in listed.items():
+        path = folder/name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            yield f"manifest.json names {name!r}, which lies outside"
+        elif not path.is_file(): yield f"{name} is missing"
+        elif path.stat().st_size != entry.get("bytes"):
+            yield f"{name} has {path.stat().st_size} bytes instead of {entry.get('bytes')}"
+        elif sha256_of(path) != entry.get("sha256"): yield f"{name} is not what was written (sha256)"
+    for path in sealed_files(folder):
+        if path.relative_to(folder).as_posix() not in listed:
+            yield f"{path.relative_to(folder)} was put there after the run"
+
+
+def _leftovers(folder: Path) -> Iterator[str]:
+    from .saving import TEMPORARY
+    for path in sorted(folder.rglob("*.tmp")):
+        if TEMPORARY.fullmatch(path.name):
+            yield f"{path.relative_to(folder)} was left by a save that was cut short"
+
+
+def _checkpoints(folder: Path) -> Iterator[str]:
+    from .checkpoint import CheckpointError, verified
+    paths = sorted((folder/"checkpoints").glob("epoch-*.json"))
+    if not paths: yield "there is no checkpoint"
+    for path in paths:
+        try: verified(path.with_suffix(".pt"))
+        except CheckpointError as error: yield f"checkpoints/{error}"
+
+
+def _recipe(folder: Path) -> Iterator[str]:
+    from .run_folder import load_recipe, read_json
+    recipe = load_recipe(folder/"recipe.json")
+    if not (folder/"results.json").exists(): return
+    results = read_json(folder/"results.json")
+    found = {"recipe": recipe.name, "seed": recipe.seed, "epochs": recipe.epochs}
+    for name, value in found.items():
+        if results.get(name) != value:
+            yield f"results.json says {name} {results.get(name)}, recipe.json {value}"
+
+
+def _predictions(folder: Path) -> Iterator[str]:
+    "The numbers of results.json, once more from predictions.csv"
+    from .run_folder import read_json
+    if not (folder/"results.json").exists() or not (folder/"predictions.csv").exists(): return
+    results, rows = read_json(folder/"results.json"), _rows(folder/"predictions.csv")
+    try:
+        right = [row["true"] == row["predicted"] for row in rows]
+        loss = sum(float(row["loss"]) for row in rows)/len(rows)
+        found = {"pictures": len(rows), "mistakes": len(rows) - sum(right), "accuracy": sum(right)/len(rows),
+                 "loss": loss}
+        said = {name: float(results.get(name, "nan")) for name in found}
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise InputError(f"predictions.csv or results.json cannot be read ({error!r})") from error
+    for name, value in found.items():
+        if not abs(said[name] - value) <= 2e-5*max(1, abs(value)):
+            yield f"results.json says {name} {said[name]:.6g}, predictions.csv gives {value:.6g}"
+
+
+def _history(folder: Path) -> Iterator[str]:
+    "A row an epoch"
+    from .run_folder import saved_recipe
+    if not (folder/"history.csv").exists(): return
+    epochs = [row.get("epoch") for row in _rows(folder/"history.csv")]
+    wanted = saved_recipe(folder).get("epochs")
+    if isinstance(wanted, int) and epochs != [str(k + 1) for k in range(wanted)]:
+        yield f"history.csv has epochs {', '.join(map(str, epochs[:30]))}, not 1 to {wanted}"
+
+
+def _weights(folder: Path) -> Iterator[str]:
+    "Finite, of the net that the results are about, and those of the last checkpoint"
+    from .checkpoint import CheckpointStore, verified
+    from .run_folder import read_json, saved_recipe
+    from .weights import read_tensors
+    if not (folder/"weights.safetensors").exists(): return
+    tensors, about = read_tensors(folder/"weights.safetensors")
+    if bad := [name for name, v in tensors.items() if not v.isfinite().all()]:
+        yield f"weights.safetensors is not finite: {', '.join(bad)}"
+    if (folder/"results.json").exists():
+        classes = list(read_json(folder/"results.json").get("accuracy_per_class", {}))
+        if classes != list(about.classes): yield "weights.safetensors and results.json have different classes"
+    last = CheckpointStore(folder/"checkpoints").newest()
+    if last is None or saved_recipe(folder).get("keep", "last") != "last": return
+    with suppress(InputError):                             # said by `_checkpoints`
+        saved = verified(last)["model"]
+        same = saved.keys() == tensors.keys() and all(v.equal(tensors[k]) for k, v in saved.items())
+        if not same: yield f"weights.safetensors has other weights than {last.name}"
+
+
+def _rows(path: Path) -> list[dict]:
+    try: return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path.name} cannot be read ({type(error).__name__})") from error
+
+
+def _other_versions(made: dict | None) -> Iterator[str]:
+    from .checkpoint import versions
+    if not isinstance(made, dict): return
+    for name, version in versions().items():
+        if made.get(name) not in (None, version): yield f"made with {name} {made[name]}, here is {version}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    "Print what is wrong with a run folder; the exit status"
+    argv = sys.argv[1:] if argv is None else argv
+    from .cli import report_errors
+    with report_errors():
+        if len(argv) != 1 or argv[0].startswith("-"):
+            print(__doc__.strip())
+            return 0 if argv[:1] in (["-h"], ["--help"]) else 2
+        wrong, notes = check(argv[0])
+        for line in wrong: print(f"wrong   {line}")
+        for line in notes: print(f"note    {line}")
+        print(f"{argv[0]}: " + (f"{len(wrong)} thing{'s'*(len(wrong) > 1)} wrong" if wrong else "whole"))
+        return 1 if wrong else 0
+
+
+if __name__ == "__main__": sys.exit(main())
