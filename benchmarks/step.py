@@ -27,11 +27,11 @@ class Batches:
     def __len__(self): return self.n
     def __iter__(self): return iter([self.batch] * self.n)
     def new(self, **_): return self
+    def to(self, device): self.batch = tuple(t.to(device) for t in self.batch)
 
 
 def learner(arch, n: int, bs: int, ours: bool, precision: str = "fp32", device: str = "cpu"):
     dl = Batches(n, bs)
-    dl.batch = tuple(t.to(device) for t in dl.batch)
     empty = Batches(0, bs)
     dls = DataLoaders(dl, empty)
     dls.device, dls.vocab, dls.c = torch.device(device), list("0123456789"), 10

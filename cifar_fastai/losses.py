@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .errors import InputError, unknown
 
-__all__ = ["LOSSES", "NLLLossFlat", "create_loss"]
+__all__ = ["CrossEntropyLoss", "LOSSES", "NLLLossFlat", "create_loss"]
 
 
 class NLLLossFlat(BaseLoss):
@@ -34,7 +34,15 @@ class NLLLossFlat(BaseLoss):
     def activation(self, x: Tensor) -> Tensor: return x.exp()
 
 
-LOSSES = {"ce": CrossEntropyLossFlat, "nll": NLLLossFlat}
+class CrossEntropyLoss(CrossEntropyLossFlat):
+    "fastai's cross-entropy, on plain tensors for (N,C) and (N,): its flattening and tensor class cost at each batch"
+
+    def __call__(self, inp: Tensor, targ: Tensor, **kwargs):
+        if inp.ndim != 2 or targ.ndim != 1: return super().__call__(inp, targ, **kwargs)
+        return self.func(inp.as_subclass(Tensor), targ.as_subclass(Tensor).long(), **kwargs)
+
+
+LOSSES = {"ce": CrossEntropyLoss, "nll": NLLLossFlat}
 
 
 def create_loss(
@@ -45,6 +53,6 @@ def create_loss(
     loss = "ce" if loss is None else loss
     if not isinstance(loss, str): return loss
     if loss not in LOSSES: raise unknown("loss", loss, LOSSES)
-    if loss == "ce": return CrossEntropyLossFlat(label_smoothing=smoothing)
+    if loss == "ce": return CrossEntropyLoss(label_smoothing=smoothing)
     if smoothing: raise InputError(f"loss nll has no smoothing: {smoothing} was given. Give 0, or use loss ce.")
     return NLLLossFlat()
