@@ -247,7 +247,7 @@ def _draw_little() -> None:
     from PIL import Image
 
     from cifar_fastai import report
-    from cifar_fastai.callbacks import GradCAMCallback
+    from cifar_fastai.cam_callback import GradCAMCallback
     from cifar_fastai.saving import save_atomically
 
     def save(path, pixels):

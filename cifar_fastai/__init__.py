@@ -14,9 +14,10 @@ __version__ = "0.1.0"
 
 _home = {
     "augment": ["AlbumentationsTransform", "Cutout"],
-    "callbacks": ["GradCAMCallback"],
+    "cam_callback": ["GradCAMCallback"],
     "data": ["ImageData", "load_data"],
     "errors": ["InputError"],
+    "explain": ["gradcam_of"],
     "finder": ["minimum", "slide", "steep", "valley"],
     "gradcam": ["CamOutput", "GradCAM"],
     "interpret": ["ImageInterpretation"],
@@ -57,10 +58,11 @@ if TYPE_CHECKING:   # for editors, which do not run `__getattr__`
     from . import policy as policy
     from .augment import AlbumentationsTransform as AlbumentationsTransform
     from .augment import Cutout as Cutout
-    from .callbacks import GradCAMCallback as GradCAMCallback
+    from .cam_callback import GradCAMCallback as GradCAMCallback
     from .data import ImageData as ImageData
     from .data import load_data as load_data
     from .errors import InputError as InputError
+    from .explain import gradcam_of as gradcam_of
     from .finder import minimum as minimum
     from .finder import slide as slide
     from .finder import steep as steep

@@ -1,6 +1,6 @@
 """Small fastai callbacks, each the size of its idea. Every one works on a stock Learner too.
 
-    learn.fit_one_cycle(5, 0.1, cbs=[Precision("bf16"), GradCAMCallback("layer3")])
+    learn.add_cbs([WatchProgress(), EpochTable()])
 """
 import sys
 
@@ -12,10 +12,7 @@ from fastai.learner import Recorder
 from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import ConsoleProgressBar
 
-from .errors import InputError
-from .gradcam import GradCAM
-
-__all__ = ["EpochSeed", "EpochTable", "GradCAMCallback", "WatchProgress"]
+__all__ = ["EpochSeed", "EpochTable", "WatchProgress", "fitting"]
 
 
 def fitting(learn) -> bool:
@@ -133,79 +130,3 @@ class WatchProgress(ProgressCallback):
         "Close the bars"
         self._end_bar()
         super().after_fit()
-
-
-class GradCAMCallback(Callback):
-    """Grad-CAM maps of the same pictures every so many epochs and at the end of an ordinary fit, from one
-    more forward pass each time. `maps[epoch]` is (n,H,W) in 0…1 (a dict by layer for several), `strip()` the
-    figure. Nothing of it stays in the model."""
-    order, remove_on_fetch = Recorder.order + 2, True
-
-    def __init__(
-        self,
-        layer="layer3",            # name, regular expression, module, or a list: see `gradcam.find_layers`
-        every: int = 5,            # epochs from one set of maps to the next
-        n: int = 8,                # pictures: the first of the validation set, a class each as far as they go
-        items=None,                # positions in the validation set instead
-        method: str = "gradcam",
-        target=None,               # None: predicted class, "true", or a class
-        path=None,                 # a PNG that is written anew with each set
-    ):
-        if every < 1: raise InputError(f"GradCAMCallback: every={every}. Give a number of epochs, 1 or more.")
-        self.layer, self.every, self.n, self.chosen = layer, every, n, items
-        self.method, self.target, self.path, self.maps, self.said = method, target, path, {}, {}
-
-    def before_fit(self):
-        self.run = fitting(self.learn)
-        if not self.run: return
-        self.cam = GradCAM(self.model, self.layer)   # an unknown layer is named here, before training
-        self.maps, self.said = {}, {}
-        dl = self.dls.valid
-        idxs = _one_a_class(dl.dataset, self.n) if self.chosen is None else list(self.chosen)
-        batch = dl.new(shuffle=False, drop_last=False, bs=len(idxs), num_workers=0, get_idxs=_Always(idxs),
-                       n=len(idxs)).one_batch()
-        self.xs, self.ys = (t.as_subclass(torch.Tensor) for t in batch[:2])
-        self.shown = dl.decode(batch)[0]
-
-    def after_epoch(self):
-        if (self.epoch + 1) % self.every and self.epoch + 1 < self.n_epoch: return
-        out = self.cam(self.xs, self.target, y=self.ys, method=self.method)
-        several = isinstance(out.maps, dict)
-        self.maps[self.epoch + 1] = {k: v.cpu() for k, v in out.maps.items()} if several else out.maps.cpu()
-        self.said[self.epoch + 1] = out.target.cpu()
-        if self.path is not None: self.save(self.path)
-
-    def strip(self):
-        "A row of maps for each set of them, over the pictures, with the class that each map is for"
-        from .figures import Tile, as_picture, overlay, show_tiles
-        rows = [[Tile(as_picture(p), str(self.dls.vocab[int(y)])) for p, y in zip(self.shown, self.ys)]]
-        for epoch, maps in self.maps.items():
-            for name, ms in (maps.items() if isinstance(maps, dict) else [("", maps)]):
-                titles = [str(self.dls.vocab[int(k)]) for k in self.said[epoch]]
-                titles[0] = f"epoch {epoch} {name}\n{titles[0]}"
-                rows.append([Tile(overlay(as_picture(p), m), t) for p, m, t in zip(self.shown, ms, titles)])
-        return show_tiles([[t] for row in rows for t in row], ncols=len(self.ys), size=1.0, fontsize=7)
-
-    def save(self, path):
-        "Write `strip` to `path`"
-        from .figures import offscreen, save_figure
-        with offscreen(): save_figure(self.strip(), path)
-
-    def state_dict(self): return {"maps": self.maps, "said": self.said}
-    def load_state_dict(self, state): self.maps, self.said = state["maps"], state["said"]
-
-
-class _Always:
-    def __init__(self, idxs): self.idxs = idxs
-    def __call__(self): return self.idxs
-
-
-def _one_a_class(dataset, n: int) -> list[int]:
-    "Positions of `n` items, the first of each class, then the second …"
-    order, seen = [], {}
-    for i in range(len(dataset)):
-        c = int(dataset.tls[-1][i])
-        seen[c] = seen.get(c, 0) + 1
-        order.append((seen[c], c, i))
-        if seen[c] > n or i > 200 * n: break
-    return [i for _, _, i in sorted(order)[:n]]

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import InputError, unknown
-from .gradcam_checks import is_map, no_map, not_finite, picked, plain, runs_twice, wanted
+from .gradcam_checks import NotFinite, is_map, no_map, not_finite, picked, plain, runs_twice, wanted
 
 __all__ = ["METHODS", "CamOutput", "GradCAM", "find_layers", "heatmap", "undisturbed", "upsample"]
 
@@ -170,7 +170,7 @@ def _raw(A: Tensor, g: Tensor, weigh: Callable[[Tensor, Tensor], Tensor]) -> Ten
 
 def _check(name: str, raw: Tensor):
     if not raw.isfinite().all():
-        raise InputError(f"the map of layer {name!r} overflows in its dtype. Use model.float().")
+        raise NotFinite(f"the map of layer {name!r} overflows in its dtype. Use model.float().")
     if raw.shape[1:] == (1, 1):
         warnings.warn(f"layer {name!r} gives a 1×1 map, one flat colour. Try an earlier one.", stacklevel=3)
 

@@ -6,7 +6,11 @@ from torch import Tensor, nn
 
 from .errors import InputError, unknown
 
-__all__ = ["is_map", "no_map", "not_finite", "picked", "plain", "runs_twice", "wanted"]
+__all__ = ["NotFinite", "is_map", "no_map", "not_finite", "picked", "plain", "runs_twice", "wanted"]
+
+
+class NotFinite(InputError):
+    "NaN or infinite values where a map was to be made: nothing is wrong with what was asked for"
 
 
 def _found(x) -> str:
@@ -84,13 +88,13 @@ def runs_twice(name: str) -> InputError:
     return InputError(f"layer {name!r} runs twice in one forward pass, so it has no one map. {way_out}")
 
 
-def not_finite(model: nn.Module, xb: Tensor) -> InputError:
+def not_finite(model: nn.Module, xb: Tensor) -> NotFinite:
     "Why `model` gave no finite logits for `xb`: the first layer with such weights, a picture, an overflow"
     for name, t in chain(model.named_parameters(), model.named_buffers()):
         if t.is_floating_point() and not t.isfinite().all():
             layer, _, what = name.rpartition(".")
-            return InputError(f"layer {layer!r} has NaN or infinite values in its {what}: the training broke "
-                              "down. Load earlier weights.")
+            return NotFinite(f"layer {layer!r} has NaN or infinite values in its {what}: the training broke "
+                             "down. Load earlier weights.")
     bad = [i for i, x in enumerate(xb) if not x.isfinite().all()]
-    if bad: return InputError(f"picture {bad[0]} of xb has NaN or infinite pixels. Mend the data.")
-    return InputError("the logits overflow though weights and pictures are finite. Use model.float().")
+    if bad: return NotFinite(f"picture {bad[0]} of xb has NaN or infinite pixels. Mend the data.")
+    return NotFinite("the logits overflow though weights and pictures are finite. Use model.float().")

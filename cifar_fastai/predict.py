@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from .errors import InputError, unknown
 from .figures import as_picture
 
-__all__ = ["VIEWS", "Predictions", "predict_once", "tta_probs", "clean_dl", "inputs_of", "decode_pictures"]
+__all__ = ["VIEWS", "Predictions", "batch_of", "predict_once", "tta_probs", "clean_dl", "inputs_of",
+           "decode_pictures"]
 
 VIEWS = ("mirror", "mirror+shift")
 
@@ -150,13 +151,18 @@ def _unaugmented(ds):
     return ds
 
 
-def inputs_of(
+def batch_of(
     dl,                    # as `clean_dl` gives
     idxs: Sequence[int],   # items
-):                         # the first input's batch, on the DataLoader's device, as the model gets it
+) -> tuple:                # inputs and labels, on the DataLoader's device, as the Learner gets them
     "The batch of chosen items, without another look at the rest"
     idxs = [int(i) for i in idxs]
-    return next(iter(dl.new(get_idxs=partial(list, idxs), n=len(idxs), bs=len(idxs), num_workers=0)))[0]
+    return next(iter(dl.new(get_idxs=partial(list, idxs), n=len(idxs), bs=len(idxs), num_workers=0)))
+
+
+def inputs_of(dl, idxs: Sequence[int]) -> Tensor:
+    "The first input of `batch_of`"
+    return batch_of(dl, idxs)[0]
 
 
 def decode_pictures(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from .callbacks import GradCAMCallback
+from .cam_callback import GradCAMCallback
 from .checkpoint import versions
 from .data import ImageData, load_data
 from .errors import InputError

@@ -1,0 +1,155 @@
+"""Why a Learner says what it says of any picture: a file, an array, a PIL picture, a validation item.
+
+    fig, cam = learn.gradcam("cat.png", layer="layer3")       # a Learner from `cifar_learner`
+    fig, cam = gradcam_of(learn, [3, 14, 15], target="dog")   # any Learner that tells pictures apart
+"""
+from collections.abc import Iterator
+from contextlib import contextmanager
+from numbers import Integral
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from fastai.data.transforms import get_image_files
+from fastai.torch_core import get_model
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .errors import InputError, unknown
+from .figures import BAD, GOOD, Tile, add_colorbar, overlay, percent, short, show_tiles
+from .gallery import default_layer
+from .gradcam import CamOutput, GradCAM, find_layers
+from .predict import batch_of, clean_dl, decode_pictures
+from .state import generators, restore_generators
+
+__all__ = ["Chosen", "Explained", "choose", "class_names", "gradcam_of", "target_of"]
+
+MOST = 200      # pictures in one figure
+
+
+class Chosen(NamedTuple):
+    "Pictures as a Learner's validation sees them"
+    xb: Tensor               # (N,3,H,W) normalised, on the Learner's device
+    y: Tensor | None         # (N,) classes, or None where they are not known
+    pictures: np.ndarray     # (N,H,W,3) float in 0…1
+
+
+class Explained(NamedTuple):
+    "What `gradcam_of` returns: `fig, cam = …`"
+    figure: Figure
+    cam: CamOutput           # of all pictures, as `GradCAM` gives
+
+    def __repr__(self): return f"Explained(figure, cam of {len(self.cam.logits)} pictures)"
+
+
+@contextmanager
+def _same_draws(learn) -> Iterator[None]:
+    "A look at some pictures moves no random generator: fastai's loaders draw when they are made"
+    before = generators(learn)
+    try: yield
+    finally: restore_generators(learn, before)
+
+
+def choose(
+    learn,       # a Learner
+    items,       # positions in the validation set; or paths, folders, arrays, PIL pictures …; one or a list
+) -> Chosen:
+    "Those pictures through the validation set's transforms. Raises `InputError` for what is not there"
+    items = _list_of(items)
+    with _same_draws(learn):
+        if not all(isinstance(o, Integral) for o in items): return _of_pictures(learn, items)
+        dl, n = clean_dl(learn), len(learn.dls.valid.dataset)
+        for i in items:
+            if not 0 <= i < n: raise InputError(f"no picture {i} in the validation set. Choose 0 to {n - 1}.")
+        xb, *ys = batch_of(dl, items)
+        y = ys[-1].as_subclass(Tensor) if ys and ys[-1].ndim == 1 else None
+        return Chosen(xb.as_subclass(Tensor), y, decode_pictures(dl, xb))
+
+
+def _of_pictures(learn, items: list) -> Chosen:
+    if any(isinstance(o, Integral) for o in items):
+        raise InputError("items mix positions and pictures. Ask for one kind at a time.")
+    dl = learn.dls.test_dl(items, num_workers=0, bs=len(items))
+    xb = batch_of(dl, range(len(items)))[0]
+    return Chosen(xb.as_subclass(Tensor), None, decode_pictures(dl, xb))
+
+
+def _list_of(items) -> list:
+    "One item or several as a list; a folder stands for the picture files in it"
+    several = isinstance(items, (list, tuple, range, set)) or type(items).__name__ == "L"
+    if isinstance(items, (np.ndarray, Tensor)): several = items.ndim in (1, 4)
+    items = [_plain(o) for o in (items if several else [items])]
+    items = [f for o in items for f in (sorted(get_image_files(o)) if _is_folder(o) else [o])]
+    if not 0 < len(items) <= MOST: raise InputError(f"{len(items)} pictures to explain. Give 1 to {MOST}.")
+    for o in items:
+        if isinstance(o, (str, PathLike)) and not Path(o).is_file():
+            raise InputError(f"picture {o} is not there. Check the path.")
+    return items
+
+
+def _is_folder(o) -> bool: return isinstance(o, (str, PathLike)) and Path(o).is_dir()
+
+
+def _plain(o):
+    if isinstance(o, (Integral, np.integer)) or getattr(o, "ndim", 1) == 0: return int(o)
+    return o
+
+
+def class_names(dls) -> list[str]:
+    "The names of the classes, as texts"
+    return [str(o) for o in dls.vocab]
+
+
+def target_of(
+    target: None | int | str,      # as `GradCAM` takes it, or the name of a class
+    names: list[str],
+) -> None | int | str:
+    "`target` with the name of a class as its number. Raises `InputError` with the nearest names"
+    if not isinstance(target, str) or target in ("pred", "true"): return target
+    if target not in names: raise unknown("target", target, ["pred", "true", *names])
+    return names.index(target)
+
+
+def gradcam_of(
+    learn,                             # any Learner that tells classes of pictures apart
+    items,                             # as `choose` takes them
+    layer=None,                        # name, pattern, module or a list of these; None: `default_layer`
+    target: None | int | str = None,   # None or "pred": the class said; "true"; a class or its name
+    method: str = "gradcam",           # one of `gradcam.METHODS`
+    cmap: str = "inferno",             # of matplotlib; this one is perceptually uniform
+    alpha: float = .5,                 # weight of the colours over the picture
+    text: bool = True,                 # write what was said, and of which class and layer the maps are
+    colorbar: bool = True,
+    **kwargs,                          # for the grid: nrows, ncols, figsize, title
+) -> Explained:
+    "Each picture beside its maps, with what is said of it; and the maps. Raises `InputError`"
+    found, names, model = choose(learn, items), class_names(learn.dls), get_model(learn.model)
+    target = target_of(target, names)
+    if target == "true" and found.y is None:
+        raise InputError("target is 'true' but these pictures have no labels. Give validation positions.")
+    layers = list(find_layers(model, default_layer(model) if layer is None else layer))
+    cam = GradCAM(model, layers)(found.xb, target, y=found.y, method=method, bs=64)
+    maps = cam.maps if isinstance(cam.maps, dict) else {layers[0]: cam.maps}
+    groups = [[_said(found, cam, names, i)] for i in range(len(found.xb))]
+    for name, of_layer in maps.items():
+        below = short(name) if len(maps) > 1 else ""
+        for group, m, c in zip(groups, of_layer, cam.target.tolist()):
+            group.append(Tile(overlay(group[0].picture, m, cmap, alpha), f"why {short(names[c], 14)}", below))
+    if not text: groups = [[Tile(t.picture) for t in group] for group in groups]
+    fig = show_tiles(groups, **kwargs)
+    if colorbar: add_colorbar(fig, cmap)
+    return Explained(fig, cam)
+
+
+def _said(found: Chosen, cam: CamOutput, names: list[str], i: int) -> Tile:
+    "Picture `i`, the class said, and below it the true one, or the second where that is not known"
+    probs = cam.logits[i].float().softmax(0)
+    first, *rest = probs.argsort(descending=True).tolist()
+    say = lambda c: f"{short(names[c], 12)} {percent(probs[c].item())}"
+    picture, said = found.pictures[i], f"said {say(first)}"
+    if found.y is None: return Tile(picture, said, f"or {say(rest[0])}" if rest else "")
+    true = int(found.y[i])
+    loss = -probs[true].clamp_min(torch.finfo(probs.dtype).tiny).log().item()
+    return Tile(picture, said, f"is {say(true)}\nloss {loss:.2f}", GOOD if true == first else BAD)
