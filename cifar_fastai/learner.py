@@ -91,6 +91,12 @@ class ImageLearner(Learner):
         with nullcontext() if WatchProgress.wanted() else self.no_bar():
             return super().tta(*args, **kwargs)
 
+    def gradcam(self, items, layer=None, **kwargs):
+        """Why this says what it says of any picture: a path, array, PIL picture, validation position, or a
+        list of these. Returns figure and maps, see `explain.gradcam_of`"""
+        from .explain import gradcam_of
+        return gradcam_of(self, items, layer, **kwargs)
+
     @contextmanager
     def no_bar(self):
         "No bars for a while (fastai's own would put its own kind back)"
