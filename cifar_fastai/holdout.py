@@ -59,6 +59,7 @@ class KeepBest(Callback):
         "Put the best weights in, unless the fit ends in an error: then the last ones are to be looked at"
         if self.weights is None or getattr(self.learn, "ending", None) is not None: return
         self.learn.model.load_state_dict(self.weights)
+        self.learn.epoch_of_best = self.epoch_of_best
         log.info("kept        the weights of epoch %d: holdout accuracy %.2f %%", self.epoch_of_best,
                  100 * self.best[0])
 

@@ -10,7 +10,9 @@ import logging
 import os
 import sys
 import time
+import warnings
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -21,6 +23,7 @@ from .saving import SaveError, save_atomically
 
 __all__ = ["History", "TensorBoardLog", "lines_to"]
 
+log = logging.getLogger("cifar_fastai")
 COLUMNS = ("epoch", "train_loss", "valid_loss", "accuracy", "lr", "mom")
 
 
@@ -90,10 +93,21 @@ class TensorBoardLog(Callback):
         self.writer.flush()
 
     def add_graph(self, model, x):
-        "The net's graph, traced on the CPU from a copy in fp32"
-        from copy import deepcopy
+        "The net's graph, traced on the CPU from a copy in fp32; a net that cannot be traced is passed over"
         if self.writer is None: self._open()
-        self.writer.add_graph(deepcopy(model).cpu().float().eval(), x.as_subclass(torch.Tensor).cpu().float())
+        net, x = deepcopy(model).cpu().float().eval(), x.as_subclass(torch.Tensor).cpu().float()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")               # torch.jit is deprecated, and TensorBoard needs it
+            try: self.writer.add_graph(net, x)
+            except RuntimeError as error:
+                log.warning("tensorboard has no graph of this net: %s", str(error).splitlines()[0])
+
+    def add_range_test(self, lrs, losses):
+        "The loss at each rate of a range test, by the number of its batch"
+        if self.writer is None: self._open()
+        for step, (lr, loss) in enumerate(zip(lrs, losses)):
+            self.writer.add_scalar("range_test/lr", lr, step)
+            self.writer.add_scalar("range_test/loss", loss, step)
 
     def state_dict(self): return {"waiting": self.waiting, "step": self.step}
     def load_state_dict(self, state): self.waiting, self.step = list(state["waiting"]), state["step"]

@@ -117,14 +117,30 @@ def write_interpretation(
     n: int = 20,                   # misclassified pictures
     cams: int = 10,                # of them with heat maps
 ) -> dict[str, Path]:
-    "Write top_losses, misclassified, gradcam, confusion, per_class and calibration"
+    "Write top_losses, misclassified, gradcam, gradcam_layers, confusion, per_class and calibration"
     return _write(out, {
         "top_losses": lambda: interp.plot_top_losses(10),
         "misclassified": lambda: interp.plot_misclassified(n),
         "gradcam": lambda: interp.plot_gradcam(cams, layer),
+        "gradcam_layers": lambda: plot_layers(interp),
         "confusion": interp.plot_confusion_matrix,
         "per_class": interp.plot_per_class,
         "calibration": interp.plot_calibration})
+
+
+def plot_layers(
+    interp: ImageInterpretation,
+    n: int = 4,            # mistakes, and as many pictures that were called what they are
+    **kwargs,              # for `Gallery.plot_gradcam`
+) -> Figure:
+    "The worst mistakes and the surest right answers, a class each, with the evidence in each of `layer1` … `layer4`"
+    names = [name for name, _ in interp.learn.model.named_modules()]
+    layers = [name for name in ("layer1", "layer2", "layer3", "layer4") if name in names] or None
+    surest = {}
+    for i in interp.losses.argsort(stable=True).tolist():
+        if interp.correct[i]: surest.setdefault(int(interp.targs[i]), i)
+    chosen = [*interp.misclassified(n).tolist(), *list(surest.values())[:n]]
+    return interp.plot_gradcam(chosen, layers, "pred", ncols=1, **kwargs)
 
 
 def write_predictions(interp: ImageInterpretation, path: str | Path) -> Path:

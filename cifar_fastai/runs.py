@@ -31,7 +31,8 @@ from .report import FoundRate, numbers, write_data, write_interpretation, write_
 from .resume import Checkpoint
 from .run_folder import begin, begun, choose_folder, read_json, seal, training_fields
 from .safety import StopOnNonFinite, StopOnSignal
-from .saving import write_json
+from .saving import save_atomically, write_json
+from .summary import model_summary
 from .weights import About, save_weights
 
 __all__ = ["Run", "train"]
@@ -78,6 +79,7 @@ def train(
         found = _rate(recipe, learn, folder, resume)
         stop.check()
         write_data(folder, learn.dls)
+        save_atomically(folder / "model.txt", model_summary(learn.model, recipe.size).encode())
         history, board = _fit(recipe, learn, found.chosen, folder, resume, checkpoint_minutes)
         stop.check()
         run = _explain(recipe, learn, found, folder, history)
@@ -85,7 +87,7 @@ def train(
         run.results |= {"seconds": round(time.monotonic() - started, 1), "epoch_seconds": history.seconds,
                         "resumed": bool(before)}
         write_json(folder / "results.json", run.results)
-        _to_tensorboard(board, folder)
+        _to_tensorboard(board, folder, learn, found)
         learn.remove_cb(stop)
         seal(folder)
         _announce(run)
@@ -110,6 +112,7 @@ def _prepare(recipe: Recipe, data, unverified, workers, device, before) -> Image
     smaller = f" ({recipe.bs} would leave {steps} steps an epoch)" if bs < recipe.bs else ""
     log.info("recipe      %s: %s, %d epochs, batches of %d%s", recipe.name, recipe.model, recipe.epochs, bs,
              smaller)
+    for line in recipe.settings(96).splitlines(): log.info("            %s", line)
     log.info("data        %s, mean %s, std %s", repr(kept)[10:-1], _rounded(kept.mean), _rounded(kept.std))
     log.info("device      %s, %d loader workers", _describe(dls.device), dls.train.fake_l.num_workers)
     learn = cifar_learner(dls, recipe.model, norm=recipe.norm, opt=recipe.opt, mom=recipe.mom, wd=recipe.wd,
@@ -184,7 +187,7 @@ def _explain(recipe, learn, found: FoundRate, folder: Path, history: History) ->
     write_training(folder, history=history.rows, lrs=learn.recorder.hps["lr"],
                    moms=learn.recorder.hps.get("mom"), steps_per_epoch=steps,
                    found=found if found.lrs else None)
-    write_interpretation(folder, interp, layer=recipe.cam)
+    write_interpretation(folder, interp, layer=recipe.cam, n=recipe.gallery)
     write_predictions(interp, folder / "predictions.csv")
     data = learn.dls.data
     about = About(recipe.model, recipe.norm, tuple(data.classes), recipe.size, tuple(data.mean),
@@ -202,13 +205,15 @@ def _results(recipe, learn, found, interp) -> dict:
             "parameters": sum(p.numel() for p in learn.model.parameters()), "data": data.source,
             "data_fingerprint": data.fingerprint, "training_pictures": len(dls.train.dataset),
             "device": _describe(dls.device), "precision": learn.precision_name,
-            "workers": dls.train.fake_l.num_workers, "versions": versions()}
+            "workers": dls.train.fake_l.num_workers, "versions": versions(),
+            **({"epoch_of_best": learn.epoch_of_best} if recipe.keep == "best" else {})}
 
 
-def _to_tensorboard(board: TensorBoardLog, folder: Path):
-    for name in ("batch", "misclassified", "gradcam", "gradcam_epochs"):
-        if (folder / "figures" / f"{name}.png").exists():
-            board.add_picture(name, folder / "figures" / f"{name}.png")
+def _to_tensorboard(board: TensorBoardLog, folder: Path, learn: ImageLearner, found: FoundRate):
+    "The figures, the range test and the graph of the net beside the scalars"
+    for path in sorted((folder / "figures").glob("*.png")): board.add_picture(path.stem, path)
+    board.add_range_test(found.lrs, found.losses)
+    board.add_graph(learn.model, torch.zeros(1, 3, *learn.dls.data.x_train.shape[1:3]))
     board.close()
 
 

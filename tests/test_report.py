@@ -45,7 +45,8 @@ def test_interpretation_leaves_six_figures_over_those_of_before(interp, tmp_path
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "confusion.png").write_bytes(b"old")
     paths = write_interpretation(tmp_path, interp, n=2, cams=1)
-    assert set(paths) == {"top_losses", "misclassified", "gradcam", "confusion", "per_class", "calibration"}
+    assert set(paths) == {"top_losses", "misclassified", "gradcam", "gradcam_layers", "confusion",
+                          "per_class", "calibration"}
     assert figures(tmp_path) == sorted(f"{name}.png" for name in paths)
     assert Image.open(paths["confusion"]).size[0] > 300 and plt.get_fignums() == []
 
