@@ -25,7 +25,7 @@ def flags(
     bs: int = None,               # pictures a batch
     lr: str = None,               # peak rate: a number, or find
     lr_its: int = None,           # batches of the range test that finds it
-    norm: str = None,             # bn, or gn (group norm of one group: a layer norm) in every place of the net
+    norm: str = None,             # bn, or gn (group norm of one group, a layer norm) throughout
     seed: int = None,             # of first weights, order, augmentation, limit and holdout
     seeds: Annotated[int, {"nargs": "+", "metavar": "K"}] = None,  # run these seeds in turn, give mean and sd
     limit: int = None,            # train on so many pictures only
@@ -76,7 +76,8 @@ def _summarise(recipe: Recipe, data: str | None) -> None:
     from .models import create_model
     from .summary import model_summary
     print(recipe.settings())
-    print(model_summary(create_model(recipe.model, 100 if data == "cifar100" else 10, norm=recipe.norm), recipe.size))
+    net = create_model(recipe.model, 100 if data == "cifar100" else 10, norm=recipe.norm)
+    print(model_summary(net, recipe.size))
 
 
 def _rate(lr: str | None) -> float | str | None:

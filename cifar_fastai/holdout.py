@@ -37,8 +37,8 @@ def validated(
 
 
 class KeepBest(Callback):
-    """Keep the weights of the epoch with the best holdout accuracy, among equals of the lowest loss; in the end
-    the net has them. Raises: InputError where the validation set is the test set."""
+    """Keep the weights of the epoch with the best holdout accuracy, among equals of the lowest loss; in the
+    end the net has them. Raises: InputError where the validation set is the test set."""
     order, remove_on_fetch = Recorder.order + 5, True
 
     def __init__(self): self.best, self.epoch_of_best, self.weights = None, None, None

@@ -26,8 +26,8 @@ class NLLLossFlat(BaseLoss):
     def _check(self, logs: Tensor):
         total = logs.float().exp().sum(self.axis)
         if not torch.allclose(total, torch.ones_like(total), atol=0.02):
-            raise InputError("loss nll needs a net that ends in log_softmax: the probabilities of a picture add "
-                             f"up to {total.flatten()[0]:.3g} instead of 1. Use loss ce, which takes logits.")
+            raise InputError("loss nll needs a net that ends in log_softmax: the probabilities of a picture "
+                             f"add up to {total.flatten()[0]:.3g}, not to 1. Use loss ce, which takes logits.")
         self.checked = True
 
     def decodes(self, x: Tensor) -> Tensor: return x.argmax(dim=self.axis)
@@ -54,5 +54,5 @@ def create_loss(
     if not isinstance(loss, str): return loss
     if loss not in LOSSES: raise unknown("loss", loss, LOSSES)
     if loss == "ce": return CrossEntropyLoss(label_smoothing=smoothing)
-    if smoothing: raise InputError(f"loss nll has no smoothing: {smoothing} was given. Give 0, or use loss ce.")
+    if smoothing: raise InputError(f"loss nll has no smoothing, found {smoothing}. Give 0, or use loss ce.")
     return NLLLossFlat()

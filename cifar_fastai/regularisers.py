@@ -14,14 +14,14 @@ __all__ = ["ClipGradients", "L1Loss", "mixing"]
 
 
 class L1Loss(Callback):
-    """Add an L1 penalty (Tibshirani 1996) on the weights, not on norms and biases, to what is differentiated; the
-    loss that is shown stays the plain one. By the rule "sum" the penalty is `factor` · Σ|w|, its gradient
+    """Add an L1 penalty (Tibshirani 1996) on the weights, not on norms and biases, to what is differentiated;
+    the loss that is shown stays the plain one. By the rule "sum" the penalty is `factor` · Σ|w|, its gradient
     `factor` · sign(w).
 
-    By the rule "scaled" each tensor's share is multiplied by its own mean |w|, taken as a constant. The gradient is
-    then `factor` · mean|w| · sign(w): all weights of a tensor together are pulled as hard as by a weight decay of
-    `factor`, however many they are and whatever their size. Where weights measure 0.02, as they do in these nets,
-    that is a 50th of the rule "sum"."""
+    By the rule "scaled" each tensor's share is multiplied by its own mean |w|, taken as a constant. The
+    gradient is then `factor` · mean|w| · sign(w): the weights of a tensor are pulled as hard, on average, as
+    by a weight decay of `factor`, however many they are and whatever their size. Where they measure 0.02, as
+    they do in these nets, that is a 50th of the rule "sum"."""
     order = Precision.order - 1   # before autocast ends, so inside the loss
 
     def __init__(
@@ -78,7 +78,7 @@ def mixing(
     mixup: float = 0.0,    # α of the Beta distribution of the shares (Zhang et al. 2018); 0: off
     cutmix: float = 0.0,   # the same of the areas (Yun et al. 2019); 0: off
 ) -> Callback | None:
-    """fastai's `MixUp` or `CutMix`. They draw from torch's generator alone, which `EpochSeed` sets by (seed, epoch,
-    batch). Raises: InputError where both are asked for."""
+    """fastai's `MixUp` or `CutMix`. They draw from torch's generator alone, which `EpochSeed` sets by (seed,
+    epoch, batch). Raises: InputError where both are asked for."""
     if mixup and cutmix: raise InputError(f"mixup={mixup} and cutmix={cutmix} were given. Give one of them.")
     return _MixUp(mixup) if mixup else _CutMix(cutmix) if cutmix else None

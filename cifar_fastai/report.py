@@ -133,7 +133,7 @@ def plot_layers(
     n: int = 4,            # mistakes, and as many pictures that were called what they are
     **kwargs,              # for `Gallery.plot_gradcam`
 ) -> Figure:
-    "The worst mistakes and the surest right answers, a class each, with the evidence in each of `layer1` … `layer4`"
+    "The worst mistakes and the surest right answers, a class each, with the evidence in `layer1` … `layer4`"
     names = [name for name, _ in interp.learn.model.named_modules()]
     layers = [name for name in ("layer1", "layer2", "layer3", "layer4") if name in names] or None
     surest = {}

@@ -3,9 +3,9 @@
     learn.fit(24, cbs=schedules.one_cycle(0.4, 24, peak_epoch=5, anneal="linear"))
     learn.fit(50, cbs=schedules.plateau(0.02, 50, patience=3))
 
-Names are fastai's. Its `div_final` divides the *peak*: last rate = lr / div_final. torch's `OneCycleLR` divides the
-*first* rate by `final_div_factor`: its (div_factor=10, final_div_factor=1), which ends where it began ("no
-annihilation"), is (div=10, div_final=10) here.
+Names are fastai's. Its `div_final` divides the *peak*: last rate = lr / div_final. torch's `OneCycleLR`
+divides the *first* rate by `final_div_factor`: its (div_factor=10, final_div_factor=1), which ends where it
+began ("no annihilation"), is (div=10, div_final=10) here.
 """
 import inspect
 from collections.abc import Callable

@@ -25,7 +25,7 @@ def model_summary(
                     depth=4, device="cpu", verbose=0)
     unused = unused_weights(net, size, n_in)
     count = sum(dict(net.named_parameters())[name].numel() for name in unused)
-    last = f"Unused: {', '.join(unused)} ({count:,} weights)" if unused else "Unused: none, every weight counts"
+    last = f"Unused: {', '.join(unused)} ({count:,} weights)" if unused else "Unused: none"
     return "\n".join(line.rstrip() for line in str(table).splitlines()) + f"\n{last}\n"
 
 

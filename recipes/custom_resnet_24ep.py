@@ -1,16 +1,17 @@
 """The 6.57 M ResNet of DAWNBench, 24 epochs, cosine one-cycle with its peak at epoch 5, clipped gradients.
 
-After hassiahk's Session9 (predecessor E). Kept: 24 epochs, batch of 512, peak at epoch 5, first rate an eighth of the
-peak, last one a 10,000th of the first, momentum going .95-.85-.95, weight decay of 5e-3 as it was, gradients clipped to
-±.1, pad 4, one to three holes of 8 pixels in four of five pictures.
+After hassiahk's Session9 (predecessor E). Kept: 24 epochs, batch of 512, peak at epoch 5, first rate an
+eighth of the peak, last one a 10,000th of the first, momentum going .95-.85-.95, weight decay of 5e-3 as
+it was, gradients clipped to ±.1, pad 4, one to three holes of 8 pixels in four of five pictures.
 Changed:
-- half of the pictures are mirrored. It mirrored all of them, so that the net never saw one as the test set shows it.
+- half of the pictures are mirrored. It mirrored all of them, so that the net never saw one as the test
+  set shows it.
 - norm before ReLU everywhere, no bias before a norm: the net of the assignment.
 - the rate is found on the training loss; it ran 480 passes over the test set to choose it.
 - a holdout may be kept (`--valid holdout`).
 
-`--norm gn` is the task it did not do, no batch norm at all: GroupNorm(1, C), a layer norm, in all nine places. It could
-only exchange some."""
+`--norm gn` is the task it did not do, no batch norm at all: GroupNorm(1, C), a layer norm, in all nine
+places. It could only exchange some."""
 from cifar_fastai import Recipe, cli, policy
 
 recipe = Recipe(

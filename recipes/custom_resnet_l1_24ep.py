@@ -1,13 +1,14 @@
-"""The 6.57 M ResNet of DAWNBench with L1 and rotation, 24 epochs, a linear one-cycle that ends where it began.
+"""The 6.57 M ResNet of DAWNBench with L1 and rotation, 24 epochs, a linear one-cycle that ends where it
+began.
 
-After anilbhatt1's S9 (predecessor B). Kept: 24 epochs, batch of 512, peak at epoch 5, first and last rate a tenth of
-the peak ("no annihilation"), momentum going .95-.85-.95, pad 4, a square of 16 pixels half of the time, weight decay of
-1e-4, L1 of 5e-4, the rotation by 5 degrees of its README.
+After anilbhatt1's S9 (predecessor B). Kept: 24 epochs, batch of 512, peak at epoch 5, first and last rate
+a tenth of the peak ("no annihilation"), momentum going .95-.85-.95, pad 4, a square of 16 pixels half of
+the time, weight decay of 1e-4, L1 of 5e-4, the rotation by 5 degrees of its README.
 Changed:
 - the 1.18 M weights that its forward pass never used are gone (`--summary` checks for such).
-- its L1 took the mean of each tensor, 2e-10 a weight in the large ones: nothing. As 5e-4 · Σ|w| it would be some fifty
-  times a usual weight decay and undo the training. By the rule "scaled" 5e-4 pulls as a weight decay of 5e-4 does, and
-  is not applied to norms and biases. The loss that is shown is without it.
+- its L1 took the mean of each tensor, 2e-10 a weight in the large ones: nothing. As 5e-4 · Σ|w| it would
+  pull some fifty times as hard as a usual weight decay. By the rule "scaled" it pulls as one of 5e-4, and
+  not on norms and biases. The loss that is shown is without it.
 - pictures are mirrored; the border is the mean colour (it filled normalised pictures with a raw mean).
 - cross-entropy of logits, which is its NLL of log_softmax.
 - Nesterov SGD; a rate found over six decades, not over one, and not at the edge of divergence.

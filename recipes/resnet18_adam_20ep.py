@@ -1,8 +1,8 @@
 """ResNet-18, 20 epochs, AdamW, linear one-cycle from a hundredth of the peak, which stands at epoch 5.
 
-After adil22jaleel's S11 (predecessor A). Kept: net, batch of 512, 20 epochs, peak at epoch 5, both factors of 100 (the
-last rate is a 10,000th of the peak), beta1 going .95-.85-.95 as it silently did, a weight decay of 1e-2, a square of
-16 pixels, a reflected border.
+After adil22jaleel's S11 (predecessor A). Kept: net, batch of 512, 20 epochs, peak at epoch 5, both
+factors of 100 (the last rate is a 10,000th of the peak), beta1 going .95-.85-.95 as it silently did, a
+weight decay of 1e-2, a square of 16 pixels, a reflected border.
 Changed:
 - Adam's coupled decay of 1e-2 drowned the gradient (89.9 % on training pictures): AdamW decays beside it.
 - pictures are padded by 4, not by 2, and mirrored: it had no flip.

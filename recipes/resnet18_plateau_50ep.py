@@ -1,8 +1,8 @@
 """ResNet-18, 50 epochs, SGD with momentum .95, the rate lowered tenfold when the holdout loss stops falling.
 
-After gmshashank's Session4 (predecessor C). Kept: net, 50 epochs, batch of 128, momentum, weight decay, patience 3 and
-cooldown 1, up to four holes of 8 pixels half of the time, flips; a tenth of the rate where the range test's loss is
-lowest, which is what fastai's `minimum` gives.
+After gmshashank's Session4 (predecessor C). Kept: net, 50 epochs, batch of 128, momentum, weight decay,
+patience 3 and cooldown 1, up to four holes of 8 pixels half of the time, flips; a tenth of the rate where
+the range test's loss is lowest, which is what fastai's `minimum` gives.
 Changed:
 - the schedule watches 5,000 training pictures that are held out; it watched the test set.
 - the weights of the best epoch on that holdout are kept.
