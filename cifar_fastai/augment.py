@@ -41,13 +41,14 @@ class PadCrop(A.ImageOnlyTransform):
     ):
         super().__init__(p=p)
         self.pad, self.border_mode, self.fill = pad, border_mode, fill
+        self.value = tuple(fill) if isinstance(fill, (tuple, list)) else (fill,) * 4   # as OpenCV wants it
 
     def get_params(self):
         draw, n = self.py_random.random, 2 * self.pad + 1
         return {"y": int(draw() * n), "x": int(draw() * n)}
 
     def apply(self, img, y=0, x=0, **params):
-        wide = cv2.copyMakeBorder(img, *(self.pad,) * 4, self.border_mode, value=self.fill)
+        wide = cv2.copyMakeBorder(img, *(self.pad,) * 4, self.border_mode, value=self.value)
         return wide[y:y + img.shape[0], x:x + img.shape[1]]
 
 
@@ -91,11 +92,14 @@ def build_augmentation(
     if aug is None: aug = []
     if isinstance(aug, str): aug = policy.named(aug)
     if isinstance(aug, Policy): aug = _transforms(aug, size, mean)
-    if not isinstance(aug, A.Compose): aug = A.Compose(list(aug) if isinstance(aug, (list, tuple)) else [aug])
+    if not isinstance(aug, A.Compose):
+        aug = list(aug) if isinstance(aug, (list, tuple)) else [aug]
+        for t in aug:
+            if not isinstance(t, (A.BasicTransform, A.BaseCompose)):
+                raise InputError(f"augmentation holds {t!r}, which is no Albumentations transform. "
+                                 "Give transforms of albumentations.")
+        aug = A.Compose(aug)
     for t in _leaves(aug):
-        if not isinstance(t, A.BasicTransform):
-            raise InputError(f"augmentation holds {t!r}, which is no Albumentations transform. "
-                             "Give transforms of albumentations.")
         if type(t).__name__ in ("Normalize", "ToTensorV2", "ToTensor3D"):
             raise InputError(f"augmentation holds {type(t).__name__}, but normalisation comes last, on the "
                              "device. Leave it out.")

@@ -11,6 +11,26 @@ from .errors import InputError, unknown
 __all__ = ["Policy", "named", "none", "pad_crop", "pad_crop_flip", "pad_crop_flip_cutout"]
 
 
+def _number(v, low=0.0, high=float("inf"), whole=False) -> bool:
+    return isinstance(v, int if whole else (int, float)) and not isinstance(v, bool) and low <= v <= high
+
+
+def _numbers(v, n, *limits) -> bool:
+    return isinstance(v, (tuple, list)) and len(v) == n and all(_number(x, *limits) for x in v)
+
+
+_ALLOWED = (   # fields, what they must be, and how that is said
+    (("flip", "cutout_p", "rotate_p", "jitter_p", "grey_p"), lambda v: _number(v, 0, 1),
+     "a probability from 0 to 1"),
+    (("pad", "cutout"), lambda v: _number(v, whole=True), "a whole number of pixels, 0 or more"),
+    (("rotate",), lambda v: _number(v, 0, 180), "an angle from 0 to 180 degrees"),
+    (("fill",), lambda v: v == "mean" or _number(v, 0, 255), 'a pixel value from 0 to 255, or "mean"'),
+    (("holes",), lambda v: _numbers(v, 2, 1, float("inf"), True) and v[0] <= v[1],
+     "the fewest and the most, such as (1, 3)"),
+    (("jitter",), lambda v: _numbers(v, 4, 0, 1) and v[3] <= .5,
+     "brightness, contrast, saturation (0 to 1) and hue (0 to .5)"))
+
+
 @dataclass(frozen=True)
 class Policy:
     "What happens to a training picture: colour, then geometry, then holes. Raises: InputError out of range"
@@ -29,18 +49,11 @@ class Policy:
     grey_p: float = 0.0         # probability of a picture in grey
 
     def __post_init__(self):
-        for f in ("flip", "cutout_p", "rotate_p", "jitter_p", "grey_p"):
-            if not 0 <= getattr(self, f) <= 1: raise self._wrong(f, "a probability from 0 to 1")
-        for f in ("pad", "cutout", "rotate"):
-            if getattr(self, f) < 0: raise self._wrong(f, "0 or more")
+        for names, fits, allowed in _ALLOWED:
+            for name in names:
+                if not fits(getattr(self, name)): raise self._wrong(name, allowed)
         modes = ("reflect", "constant")
         if self.mode not in modes: raise unknown("padding mode", self.mode, modes)
-        if len(self.holes) != 2 or not 0 < self.holes[0] <= self.holes[1]:
-            raise self._wrong("holes", "the fewest and the most, such as (1, 3)")
-        if len(self.jitter) != 4 or min(self.jitter) < 0:
-            raise self._wrong("jitter", "four numbers, 0 or more")
-        if self.fill != "mean" and not (isinstance(self.fill, (int, float)) and 0 <= self.fill <= 255):
-            raise self._wrong("fill", 'a pixel value from 0 to 255, or "mean"')
 
     def _wrong(self, name: str, allowed: str) -> InputError:
         return InputError(f"policy {self.name}: {name}={getattr(self, name)!r}. Give {allowed}.")

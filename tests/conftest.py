@@ -1,0 +1,56 @@
+"""What tests share. Caches go to a folder of the session: nothing outside is read or written."""
+import os
+
+import pytest
+
+os.environ["MPLBACKEND"] = "Agg"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    "The package's cache, empty at the start of the session"
+    before, folder = os.environ.get("XDG_CACHE_HOME"), tmp_path_factory.mktemp("cache")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    yield folder
+    if before is None: del os.environ["XDG_CACHE_HOME"]
+    else: os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def digits():
+    "scikit-learn's digits, 16×16"
+    from cifar_fastai.data import load_data
+    return load_data("digits", size=16)
+
+
+@pytest.fixture(scope="session")
+def learnable():
+    "160 training and 48 test pictures of four classes, 16×16"
+    from tiny import learnable
+    return learnable()
+
+
+@pytest.fixture(scope="session")
+def tiny_registered():
+    "The name tiny stands for a net of two convolutions"
+    from tiny import register
+    register()
+
+
+@pytest.fixture
+def learner(learnable):
+    "A function that makes a Learner of the tiny net on `learnable`, fp32, on the CPU, silent"
+    import torch
+    from fastcore.basics import noop
+    from tiny import tiny_net
+
+    from cifar_fastai.learner import cifar_learner
+    from cifar_fastai.loaders import cifar_dataloaders
+    torch.set_num_threads(1)
+
+    def make(dls=None, aug="pad_crop_flip", bs=32, seed=0, valid="test", arch=tiny_net, **kwargs):
+        dls = dls or cifar_dataloaders(learnable, bs, aug, valid, seed, 0, device="cpu")
+        learn = cifar_learner(dls, arch, **{"precision": "fp32", **kwargs})
+        learn.logger = noop
+        return learn
+    return make
