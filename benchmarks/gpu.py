@@ -36,7 +36,7 @@ def run(rounds: int = 5, data=None, epochs: int = 3) -> list[Row] | str:
     dls = cifar_dataloaders(data, BS, policy.pad_crop_flip_cutout(), device=device)
     learn = cifar_learner(dls, resnet18, precision=precision)
     with learn.no_bar(), learn.no_logging():
-        times = alternate({"ours": lambda: _train(learn, epochs), "on the GPU": lambda: resident(data, epochs, precision)},
+        times = alternate({"ours": lambda: _train(learn, epochs), "on the GPU": lambda: resident(data, epochs, precision, device)},
                           max(3, rounds - 2))
     speed = len(dls.train) * BS * epochs / median(times["ours"])
     loader = len(dls.train) * BS / median(alternate({"loader": lambda: _drain(dls.train)}, 3)["loader"])
@@ -48,42 +48,47 @@ def run(rounds: int = 5, data=None, epochs: int = 3) -> list[Row] | str:
 
 
 def _train(learn, epochs: int) -> float:
-    torch.cuda.synchronize()
+    wait(learn.dls.device)
     start = time.perf_counter()
     learn.fit_one_cycle(epochs, 0.1)
-    torch.cuda.synchronize()
+    wait(learn.dls.device)
     return time.perf_counter() - start
+
+
+def wait(device: torch.device) -> None:
+    "Until a GPU has done what it was asked for"
+    if device.type == "cuda": torch.cuda.synchronize()
 
 
 def _drain(dl):
     for _ in dl: pass
 
 
-def resident(data, epochs: int, precision: str) -> float:
-    "The same training by hand with every picture and its augmentation on the GPU, test set included; seconds"
-    dev, dtype = torch.device("cuda"), PRECISIONS[precision]
+def resident(data, epochs: int, precision: str, dev: torch.device, arch=resnet18) -> float:
+    "The same training by hand with every picture and its augmentation on the device, test set included; seconds"
+    dtype = PRECISIONS[precision]
     x, y = torch.tensor(data.x_train).permute(0, 3, 1, 2).to(dev), torch.tensor(data.y_train).to(dev)
     xt, yt = torch.tensor(data.x_test).permute(0, 3, 1, 2).to(dev), torch.tensor(data.y_test).to(dev)
     mean, std = (255 * torch.tensor(v, device=dev).view(1, 3, 1, 1) for v in (data.mean, data.std))
     padded, steps, ar = F.pad(x.float(), (4,) * 4, "reflect").to(torch.uint8), len(x) // BS, torch.arange(32, device=dev)
-    net = resnet18().to(dev, memory_format=torch.channels_last)
+    net = arch().to(dev, memory_format=torch.channels_last)
     opt = torch.optim.SGD(net.parameters(), lr=.1, momentum=.9, weight_decay=5e-4, nesterov=True, foreach=True)
-    torch.cuda.synchronize()
+    wait(dev)
     start = time.perf_counter()
     for _ in range(epochs):
         net.train()
         order = torch.randperm(len(x), device=dev)
         for idx in order[:steps * BS].view(steps, BS):
             xb = ((_augmented(padded, idx, ar).float() - mean) / std).contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cuda", dtype, enabled=dtype is not None): loss = F.cross_entropy(net(xb).float(), y[idx])
+            with torch.autocast(dev.type, dtype, enabled=dtype is not None): loss = F.cross_entropy(net(xb).float(), y[idx])
             loss.backward()
             opt.step()
             opt.zero_grad(set_to_none=True)
         net.eval()
-        with torch.no_grad(), torch.autocast("cuda", dtype, enabled=dtype is not None):
+        with torch.no_grad(), torch.autocast(dev.type, dtype, enabled=dtype is not None):
             right = sum((net((a.float() - mean) / std).argmax(1) == b).sum() for a, b in zip(xt.split(2 * BS), yt.split(2 * BS)))
         right.item()
-    torch.cuda.synchronize()
+    wait(dev)
     return time.perf_counter() - start
 
 
