@@ -1,6 +1,6 @@
 """Does the Grad-CAM suite notice a wrong Grad-CAM? Break one place of the source and see it turn red.
 
-    python -m benchmarks.mutations                # all of them, about ten minutes on one core
+    python -m benchmarks.mutations                # all of them, less than a minute each
     python -m benchmarks.mutations relu clone     # those whose name has one of these words
 
 Each change is made to a copy of the package in a temporary folder. Ends with status 1 where a change
@@ -91,10 +91,10 @@ def red_tests(
     def python(*args):
         return subprocess.run([sys.executable, *args], cwd=where, env=env, capture_output=True, text=True)
     found = python("-c", "import cifar_fastai; print(cifar_fastai.__file__)")
-    if not found.stdout.startswith(str(where)): raise SystemExit(f"not the copy: {found.stdout or found.stderr}")
+    if not found.stdout.startswith(str(where)): raise SystemExit(f"not the copy: {found}")
     run = python("-m", "pytest", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider", f"--maxfail={most}",
                  *(f"tests/{t}" for t in TESTS))
-    red = re.findall(r"^FAILED \S+?::(\S+)", run.stdout, re.MULTILINE)
+    red = re.findall(r"^FAILED [^:]+::(.+?)(?: - .*)?$", run.stdout, re.MULTILINE)
     if run.returncode not in (0, 1) or bool(red) != bool(run.returncode):
         raise SystemExit(f"the tests do not run:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
     return red
