@@ -203,7 +203,7 @@ def _digits(size):
 def _from_path(path, size, unverified, name=""):
     "What lies at `path`; with `name`, only that data set will do"
     if not path.exists():
-        if len(path.parts) == 1 and not path.suffix: raise unknown("data source", str(path), NAMES)
+        if len(path.parts) == 1 and not path.suffix: raise unknown("data source or path", str(path), NAMES)
         raise InputError(f"data {path} is not there. Give a folder, an archive or one of {', '.join(NAMES)}.")
     if path.is_dir() and any((path / s).is_dir() for s in ("train", "test")):
         f = read_folder(path, size, _describe)

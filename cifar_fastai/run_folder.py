@@ -1,13 +1,14 @@
 """The folder of a run: chosen when it starts, with what was decided then; sealed when it is whole.
 
     folder = choose_folder(recipe, "runs/demo", resume=False)
-    begin(folder, recipe, {"data": "digits", "precision": "bf16"}, resume=False)    # before training
-    seal(folder)                                                                    # manifest.json, last
+    begin(folder, recipe, decided, resume=False)     # before training; `decided`: data, precision, device
+    seal(folder)                                     # manifest.json, last
 """
 import hashlib
 import json
 import logging
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from .checkpoint import differences, versions
@@ -16,8 +17,8 @@ from .policy import Policy
 from .recipe import Recipe
 from .saving import TEMPORARY, sweep, write_json
 
-__all__ = ["begin", "begun", "choose_folder", "holds_run", "load_recipe", "newest_run", "read_json",
-           "saved_recipe", "seal", "sealed_files", "sha256_of", "training_fields"]
+__all__ = ["begin", "begun", "choose_folder", "gone_unless_begun", "holds_run", "load_recipe", "newest_run",
+           "read_json", "saved_recipe", "seal", "sealed_files", "sha256_of", "training_fields"]
 
 log = logging.getLogger("cifar_fastai")
 LIMIT = 1 << 24                                           # bytes of a JSON file; a real one has thousands
@@ -65,12 +66,12 @@ def begin(folder: Path, recipe: Recipe, decided: dict, resume: bool) -> None:
     (folder/"manifest.json").unlink(missing_ok=True)      # no longer whole
     decided = decided | {"versions": versions()}
     if resume and (folder/"recipe.json").exists():
-        if found := differences(training_fields(saved_recipe(folder)), training_fields(recipe.as_dict())):
+        before = begun(folder) or decided
+        was = training_fields(saved_recipe(folder)) | {"data": before.get("data_fingerprint")}
+        if found := differences(was, training_fields(recipe.as_dict()) | {"data": decided["data_fingerprint"]}):
             raise InputError(f"cannot resume {folder}: {found}. "
                              "Use what the run was started with, or start a new one in another folder.")
-        before = begun(folder)
-        same = {k: decided[k] for k in ("device", "versions") if k in decided}
-        if before and (found := differences(before, same)):
+        if found := differences(before, {k: decided[k] for k in ("device", "versions")}):
             log.warning(f"{found}: the end will be the same only to rounding")
         if not any((folder/"checkpoints").glob("epoch-*.json")):
             log.info(f"resumed     {folder} has no checkpoint yet: from the beginning")
@@ -82,6 +83,18 @@ def begin(folder: Path, recipe: Recipe, decided: dict, resume: bool) -> None:
 def training_fields(recipe: dict) -> dict:
     "The fields of a recipe, as JSON values, that decide the weights"
     return json.loads(json.dumps({k: v for k, v in recipe.items() if k not in NOT_TRAINING}))
+
+
+@contextmanager
+def gone_unless_begun(folder: Path):
+    "Take `folder` away again where the run inside is refused before it has begun: only its log is there"
+    there = folder.exists()
+    try: yield
+    except InputError:
+        if not there and folder.is_dir() and {p.name for p in folder.iterdir()} <= {"log.txt"}:
+            (folder/"log.txt").unlink(missing_ok=True)
+            folder.rmdir()
+        raise
 
 
 def saved_recipe(folder: Path) -> dict:

@@ -29,7 +29,7 @@ from .precision import machine_name
 from .recipe import Recipe
 from .report import FoundRate, numbers, write_data, write_interpretation, write_predictions, write_training
 from .resume import Checkpoint
-from .run_folder import begin, begun, choose_folder, read_json, seal, training_fields
+from .run_folder import begin, begun, choose_folder, gone_unless_begun, read_json, seal, training_fields
 from .safety import StopOnNonFinite, StopOnSignal
 from .saving import save_atomically, write_json
 from .summary import model_summary
@@ -69,8 +69,8 @@ def train(
     """Train `recipe` on `data`, explain the result on the test set and leave it all in a folder.
     Raises: InputError for a wrong input, before training starts; Stopped after a signal."""
     folder = choose_folder(recipe, out, resume)
-    with RunLock(folder), plain_failures(folder, recipe.bs), lines_to(folder / "log.txt", quiet), \
-         StopOnSignal() as stop:
+    with gone_unless_begun(folder), RunLock(folder), plain_failures(folder, recipe.bs), \
+         lines_to(folder / "log.txt", quiet), StopOnSignal() as stop:
         started = time.monotonic()
         before = begun(folder) if resume else {}
         learn = _prepare(recipe, data, unverified, workers, device, before)
@@ -98,7 +98,8 @@ def _decided(data, learn) -> dict:
     "What a resumed run takes over: where the data lies, and what was found best on this machine"
     given = not isinstance(data, ImageData)
     named = str(Path(data).resolve() if Path(data).exists() else data) if given else None
-    return {"data": named, "precision": learn.precision_name, "device": _describe(learn.dls.device)}
+    return {"data": named, "data_fingerprint": learn.dls.data.fingerprint, "precision": learn.precision_name,
+            "device": _describe(learn.dls.device)}
 
 
 def _prepare(recipe: Recipe, data, unverified, workers, device, before) -> ImageLearner:

@@ -238,7 +238,7 @@ def test_a_download_that_fails_says_so_and_leaves_nothing(tmp_path, monkeypatch)
 # ---------------------------------------------------------------- wrong sources, light imports
 
 @pytest.mark.parametrize("source, says", [
-    ("digit", "unknown data source 'digit'. Did you mean digits?"), ("/no/such", "/no/such is not there"),
+    ("digit", "unknown data source or path 'digit'. Did you mean digits?"), ("/no/such", "/no/such is not there"),
     ("x.tar.gz", "data x.tar.gz is not there"), ("~/nothing", "is not there"),
     (".", "has no train/ and test/ and no CIFAR files (found: nothing)")])
 def test_wrong_sources_are_named(source, says):
