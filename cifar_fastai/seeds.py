@@ -32,7 +32,8 @@ def train_seeds(
     with lines_to(quiet=kwargs.get("quiet", False)):
         for seed in seeds:
             results.append(train(recipe.but(seed=seed), data, folder / f"seed{seed}", **kwargs).results)
-        found = summary(results)
+        settings = {k: v for k, v in recipe.as_dict().items() if k != "seed"}
+        found = summary(results) | {"settings": settings}
         write_json(folder / "seeds.json", found)
         for name in ("accuracy", "accuracy_tta"):
             if name in found: log.info("%-11s %s", name, found[name]["text"])
@@ -43,7 +44,8 @@ def train_seeds(
 def summary(results: list[dict]) -> dict:
     "Mean, sd (n - 1) and n of accuracy, accuracy_tta, loss and seconds over the results of several seeds"
     first = results[0]
-    found = {"seeds": [r["seed"] for r in results], "recipe": first["recipe"], "data": first["data"]}
+    about = ("recipe", "data", "data_fingerprint", "device", "precision", "versions")
+    found = {"seeds": [r["seed"] for r in results]} | {k: first[k] for k in about if k in first}
     for name in ("accuracy", "accuracy_tta", "loss", "seconds"):
         values = [r[name] for r in results if name in r]
         if not values: continue

@@ -1,0 +1,216 @@
+"""Runs side by side: a table, curves over each other, means over seeds, what one confuses and another not.
+
+    python -m recipes compare runs/a runs/b-seeds --out comparison
+    compare(["runs/a", "runs/b-seeds"], "comparison")
+"""
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .errors import InputError
+from .figures import new_figure, offscreen, save_figure, short, text
+from .run_folder import read_json
+from .saving import save_atomically
+
+__all__ = ["Group", "SavedRun", "compare", "grouped", "read_runs", "table"]
+
+NUMBERS = ("accuracy", "loss", "seconds", "epochs", "parameters", "seed")   # of results.json
+COLUMNS = ("recipe", "n", "accuracy", "TTA", "loss", "epochs", "seconds", "parameters", "data")
+
+
+@dataclass(frozen=True, eq=False)
+class SavedRun:
+    "What a run left in its folder"
+    folder: Path
+    results: dict              # of results.json
+    recipe: dict               # of recipe.json
+    history: dict              # column → values, an epoch each
+    confusion: np.ndarray      # (C,C) counts, row: true class, column: what it was called
+
+    @property
+    def classes(self) -> list[str]: return list(self.results["accuracy_per_class"])
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    "Runs of the same recipe on the same pictures, which differ by their seed"
+    label: str
+    runs: list[SavedRun]
+
+    def values(self, name: str) -> list[float]:
+        "That number of each run which has it"
+        return [r.results[name] for r in self.runs if name in r.results]
+
+    def shares(self) -> np.ndarray:     # (C,C): which share of true row was called column, mean over runs
+        "The mean confusion of the runs"
+        return np.mean([r.confusion / np.maximum(r.confusion.sum(1, keepdims=True), 1) for r in self.runs], 0)
+
+
+def read_runs(
+    paths: Sequence[str | Path],     # run folders, or folders that hold some, as `--seeds` leaves them
+) -> list[SavedRun]:
+    "Every run, each once. Raises: InputError for a folder that holds none, or a file that is damaged"
+    folders = dict.fromkeys(f for p in paths for f in _folders(Path(p)))
+    return [_read(f) for f in folders]
+
+
+def _folders(path: Path) -> list[Path]:
+    if (path / "results.json").is_file(): return [path.resolve()]
+    if (path / "recipe.json").is_file():
+        raise InputError(f"the run in {path} did not end. Resume it, or leave it out.")
+    inside = sorted(p.parent.resolve() for p in path.glob("*/results.json")) if path.is_dir() else []
+    if not inside: raise InputError(f"{path} holds no run: there is no results.json. Give a run's folder.")
+    return inside
+
+
+def _read(folder: Path) -> SavedRun:
+    results, recipe = read_json(folder / "results.json"), read_json(folder / "recipe.json")
+    wrong = [k for k in NUMBERS if type(results.get(k)) not in (int, float)]
+    wrong += [k for k in ("recipe", "data", "data_fingerprint") if not isinstance(results.get(k), str)]
+    if not isinstance(results.get("accuracy_per_class"), dict): wrong.append("accuracy_per_class")
+    if wrong: raise InputError(f"{folder}/results.json has no {', '.join(wrong)}. Give the folder of a run.")
+    try:
+        history = {k: [float(row[k]) for row in _rows(folder / "history.csv")]
+                   for k in ("epoch", "train_loss", "valid_loss", "accuracy")}
+        confusion = _confusion(folder / "predictions.csv", list(results["accuracy_per_class"]))
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as e:
+        raise InputError(f"{folder} is damaged: history.csv or predictions.csv cannot be read ({e!r}). "
+                         "See python -m cifar_fastai.check.") from e
+    return SavedRun(folder, results, recipe, history, confusion)
+
+
+def _rows(path: Path) -> list[dict]:
+    with path.open(newline="", encoding="utf-8") as f: return list(csv.DictReader(f))
+
+
+def _confusion(path: Path, classes: list[str]) -> np.ndarray:
+    number, counts = {c: k for k, c in enumerate(classes)}, np.zeros((len(classes),) * 2, int)
+    for row in _rows(path): counts[number[row["true"]], number[row["predicted"]]] += 1
+    return counts
+
+
+def grouped(runs: list[SavedRun]) -> list[Group]:
+    "Runs that differ by nothing but the seed stand together; names that recur say what differs"
+    groups = {}
+    for r in runs:
+        fields = {k: v for k, v in r.recipe.items() if k != "seed"}
+        key = json.dumps([fields, _pictures(r)], sort_keys=True)
+        groups.setdefault(key, []).append(r)
+    names = [g[0].results["recipe"] for g in groups.values()]
+    alike = [[o[0] for o, n in zip(groups.values(), names) if n == name] for name in names]
+    return [Group(_label(name, g[0], same), g) for name, g, same in zip(names, groups.values(), alike)]
+
+
+def _pictures(run: SavedRun) -> str:
+    "What tells data sets apart; with a limit each seed has pictures of its own"
+    return run.results["data" if run.recipe.get("limit") else "data_fingerprint"]
+
+
+def _label(name: str, run: SavedRun, same: list[SavedRun]) -> str:
+    if len(same) == 1: return name
+    differ = [k for k in run.recipe if k != "seed" and any(o.recipe.get(k) != run.recipe[k] for o in same)]
+    if len({_pictures(o) for o in same}) > 1: differ.append("data")
+    shown = {**run.recipe, "data": run.results["data"]}
+    said = ", ".join(f"{k}={shown[k]}" for k in differ if not isinstance(shown[k], dict))
+    return f"{name} ({said or 'another aug'})"
+
+
+def _spread(values: list[float], form: str, scale: float = 1.0) -> str:
+    "mean ± sd, or the one value; sd with n - 1"
+    if not values: return "-"
+    one = format(scale * mean(values), form)
+    return one if len(values) == 1 else f"{one} ± {format(scale * stdev(values), form)}"
+
+
+def table(groups: list[Group]) -> list[tuple[str, ...]]:     # a line of heads, then one a group
+    "What is compared, as text: accuracies in per cent, mean ± sd over n runs"
+    lines = [COLUMNS]
+    for g in groups:
+        first = g.runs[0].results
+        lines.append((g.label, str(len(g.runs)), _spread(g.values("accuracy"), ".2f", 100),
+                      _spread(g.values("accuracy_tta"), ".2f", 100), _spread(g.values("loss"), ".4f"),
+                      str(first["epochs"]), _spread(g.values("seconds"), ".0f"), f"{first['parameters']:,}",
+                      f"{first['data']}, {first.get('training_pictures', '?')} pictures"))
+    return lines
+
+
+def compare(
+    paths: Sequence[str | Path],     # as `read_runs` takes them
+    out: str | Path,                 # a folder for comparison.csv, curves.png, accuracy.png, confusion.png
+) -> list[Group]:
+    "Read the runs, write a table and figures. Raises: InputError"
+    groups, out = grouped(read_runs(paths)), Path(out)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(table(groups))
+    save_atomically(out / "comparison.csv", text.getvalue().encode())
+    with offscreen():
+        save_figure(plot_curves(groups), out / "curves.png")
+        save_figure(plot_results(groups), out / "accuracy.png")
+        others = [g for g in groups[1:] if g.runs[0].classes == groups[0].runs[0].classes]
+        if others: save_figure(plot_confusion_difference(groups[0], others), out / "confusion.png")
+    return groups
+
+
+def plot_curves(groups: list[Group]) -> Figure:
+    "Training loss and validation accuracy over the epochs: a line a run, a colour a group"
+    fig, axs = new_figure(1, 2, figsize=(10, 3.6 + .2 * len(groups)))
+    for k, g in enumerate(groups):
+        for j, r in enumerate(g.runs):
+            style = {"color": f"C{k % 10}", "lw": 1.4, "alpha": .85,
+                     "label": short(g.label, 60) if j == 0 else None,
+                     "marker": "o" if len(r.history["epoch"]) < 3 else None}
+            axs[0, 0].plot(r.history["epoch"], r.history["train_loss"], **style)
+            axs[0, 1].plot(r.history["epoch"], [100 * a for a in r.history["accuracy"]], **style)
+    for ax, label, title in zip(axs.flat, ("loss", "accuracy, %"), ("Training loss", "Validation accuracy")):
+        ax.set(xlabel="epoch", ylabel=label, title=title)
+        ax.grid(color="#888888", alpha=.15)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    fig.legend(*axs[0, 0].get_legend_handles_labels(), loc="outside lower center", fontsize=8, frameon=False)
+    return fig
+
+
+def plot_results(groups: list[Group]) -> Figure:
+    "Test accuracy and time of each group: a dot a run, a bar from mean - sd to mean + sd"
+    fig, axs = new_figure(1, 2, figsize=(10, 1.4 + .45 * len(groups)), sharey=True)
+    left, right = axs[0]
+    sides = (left, "accuracy", 100, "test accuracy, %"), (right, "seconds", 1, "seconds")
+    for ax, name, scale, label in sides:
+        for k, g in enumerate(groups):
+            values = [scale * v for v in g.values(name)]
+            if len(values) > 1:
+                ax.errorbar(mean(values), k, xerr=stdev(values), fmt="|", color="#444444", capsize=4)
+            ax.plot(values, [k] * len(values), "o", color=f"C{k % 10}", alpha=.7)
+        ax.set(xlabel=label, ylim=(len(groups) - .5, -.5))
+        ax.grid(color="#888888", alpha=.15)
+        ax.spines[["top", "right"]].set_visible(False)
+    text(left.set_yticks, range(len(groups)), [short(g.label, 50) for g in groups], fontsize=8)
+    return fig
+
+
+def plot_confusion_difference(first: Group, others: list[Group]) -> Figure:
+    "How much more often (red) or less often (blue) each group calls true row column than the first one does"
+    names = [short(c, 14) for c in first.runs[0].classes]
+    diffs = [100 * (g.shares() - first.shares()) for g in others]
+    most, n = max(1e-9, *(np.abs(d).max() for d in diffs)), len(names)
+    side = max(3.6, .42 * min(n, 30) + 1.2)
+    fig, axs = new_figure(len(others), 1, figsize=(side + 1, side * len(others)))
+    for ax, g, d in zip(axs.flat, others, diffs):
+        drawn = ax.imshow(d, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="nearest")
+        text(ax.set_title, f"{short(g.label, 44)}\nminus {short(first.label, 44)}", fontsize=9)
+        text(ax.set_xticks, range(n), names, rotation=90, fontsize=8 if n <= 30 else 4)
+        text(ax.set_yticks, range(n), names, fontsize=8 if n <= 30 else 4)
+        ax.set(xlabel="Predicted", ylabel="Actual")
+        for i, j in np.ndindex(d.shape) if n <= 15 else ():
+            ax.text(j, i, f"{d[i, j]:+.0f}", ha="center", va="center", fontsize=6.5,
+                    color="white" if abs(d[i, j]) > .6 * most else "black")
+    fig.colorbar(drawn, ax=axs, label="percentage points", shrink=.6 if len(others) == 1 else .3)
+    return fig

@@ -1,0 +1,101 @@
+"""python -m recipes: what there is. python -m recipes compare RUN ... [--out FOLDER]: runs side by side.
+
+A figure stands in the list only where a file in benchmarks/results holds it, as `--seeds` writes it, measured
+with the recipe's present values.
+"""
+import argparse
+import json
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+
+from cifar_fastai.cli import report_errors
+from cifar_fastai.errors import InputError, unknown
+from cifar_fastai.recipe import Recipe
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+
+
+def recipes() -> dict[str, list[Recipe]]:
+    "Module → its recipes, the main one first"
+    names = sorted(m.name for m in iter_modules([str(Path(__file__).parent)]) if m.name != "__main__")
+    modules = {n: import_module(f"recipes.{n}") for n in names}
+    return {n: [v for k, v in sorted(vars(m).items()) if k == "recipe" or k.startswith("recipe_")]
+            for n, m in modules.items() if hasattr(m, "recipe")}
+
+
+def measured(
+    recipe: Recipe,
+    folder: Path = RESULTS,      # of files as `--seeds` leaves them: seeds.json
+) -> str:
+    "mean ± sd, n and data of the results that were measured with the recipe as it now is"
+    found, now = [], _fields(recipe)
+    for path in sorted(folder.glob("*.json")):
+        try: result = json.loads(path.read_text())
+        except ValueError as e: raise InputError(f"{path} is no JSON ({e}). Restore or remove it.") from None
+        if not isinstance(result, dict) or not isinstance(result.get("settings"), dict): continue
+        then = _fields(Recipe(name=recipe.name)) | result["settings"]
+        if result.get("recipe") == recipe.name and then == now:
+            found.append(f"{result['accuracy']['text']} ({result['data']})")
+    return "; ".join(found) or "not measured yet"
+
+
+def _fields(recipe: Recipe) -> dict:
+    "Values as JSON has them, but for the seed"
+    return {k: v for k, v in json.loads(json.dumps(recipe.as_dict())).items() if k != "seed"}
+
+
+def schedule(r: Recipe) -> str:
+    "The schedule in a few words"
+    if r.schedule == "plateau": return "plateau (holdout loss)"
+    if r.schedule != "one_cycle": return r.schedule
+    peak = r.peak_epoch or (0.25 if r.pct_start is None else r.pct_start) * r.epochs
+    return f"one_cycle, {r.anneal}, peak at epoch {peak:g}"
+
+
+def listing() -> str:
+    "One line a recipe"
+    lines = [("recipe", "model", "epochs", "policy", "optimiser", "schedule", "test accuracy")]
+    for module, found in recipes().items():
+        for r in found:
+            name = module if r.name == module else f"{module} --norm {r.norm}"
+            model = r.model if r.norm == "bn" else f"{r.model}, {r.norm}"
+            lines.append((name, model, str(r.epochs), str(r.aug), r.opt, schedule(r), measured(r)))
+    return layout(lines) + "\n\nRun one with python -m recipes.<recipe>; --help shows its flags."
+
+
+def layout(lines: list[tuple]) -> str:
+    "Columns as wide as they must be"
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    "List the recipes, or compare runs"
+    argv = sys.argv[1:] if argv is None else argv
+    with report_errors(debug="--debug" in argv):
+        if not argv:
+            print(listing())
+            return
+        if argv[0] in ("-h", "--help"):
+            print(__doc__.strip())
+            return
+        if argv[0] != "compare": raise unknown("command of recipes", argv[0], ["compare"])
+        _compare(argv[1:])
+
+
+def _compare(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m recipes compare", description="Runs side by side")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, or one that holds some")
+    parser.add_argument("--out", help="folder of the table and figures (default: runs/comparison-<time>)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(argv)
+    from cifar_fastai.compare import compare, table
+    out = Path(args.out or Path("runs") / f"comparison-{time.strftime('%Y%m%d-%H%M%S')}")
+    print(layout(table(compare(args.runs, out))))
+    print(f"\nfigures and table in {out}")
+
+
+if __name__ == "__main__": main()
