@@ -1,6 +1,6 @@
-"""python -m benchmarks [name ...] [--json FILE] [--rounds N]: measures P1–P11 side by side and prints one table.
+"""python -m benchmarks [name ...] [--json FILE] [--rounds N]: P1–P11 side by side, as one table.
 
-Names: loader, step, interpretation, start, scale, gradcam, gpu; none means all. `python -m benchmarks faults` is apart.
+Names: loader, step, interpretation, start, scale, gradcam, gpu; none means all. `faults` is apart.
 """
 import argparse
 import json
@@ -41,8 +41,8 @@ def _run(argv: list[str]) -> int:
     for line in left_out: print(line)
     about = machine()
     print(f"{about['cpu']}, {about['threads']} threads, torch {about['versions']['torch']}")
-    if args.json: args.json.write_text(json.dumps({"machine": about, "rows": [r.as_dict() for r in rows],
-                                                   "left_out": left_out}, indent=1, ensure_ascii=False) + "\n")
+    found = {"machine": about, "rows": [r.as_dict() for r in rows], "left_out": left_out}
+    if args.json: args.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return 0
 
 

@@ -1,4 +1,8 @@
-"""Side by side: contenders take turns in one process, medians of at least five rounds are compared, results checked equal first."""
+"""Side by side: contenders take turns in one process, and medians of at least five rounds are compared.
+
+    times = alternate({"ours": epoch, "theirs": other})    # after a check that both give the same results
+    ratio(times, "theirs", "ours")
+"""
 import platform
 import time
 from collections.abc import Callable
@@ -6,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import median
 
-__all__ = ["Row", "alternate", "machine", "ratio", "table", "threads"]
+__all__ = ["Row", "alternate", "clock", "machine", "ratio", "table", "threads", "until"]
 
 
 @dataclass
@@ -22,25 +26,39 @@ class Row:
     note: str = ""
 
     @property
-    def passes(self) -> bool: return self.measured <= self.goal if self.at_most else self.measured >= self.goal
+    def passes(self) -> bool:
+        return self.measured <= self.goal if self.at_most else self.measured >= self.goal
 
     def as_dict(self) -> dict: return asdict(self) | {"passes": self.passes}
 
 
 def alternate(
-    contenders: dict[str, Callable[[], float | None]],  # each runs its work once; returns seconds, or None: it is timed from outside
+    contenders: dict[str, Callable[[], float | None]],  # each works once, see `clock`
     rounds: int = 5,
     warm: int = 1,            # rounds that do not count
+    over: Callable[[], bool] = lambda: False,  # whether time is up: then two rounds that count are enough
 ) -> dict[str, list[float]]:  # seconds a round
     "Let the contenders take turns: A B C, A B C, …"
     times = {name: [] for name in contenders}
     for k in range(warm + rounds):
+        if k >= warm + 2 and over(): break
         for name, work in contenders.items():
-            start = time.perf_counter()
-            inside = work()
-            taken = time.perf_counter() - start if inside is None else inside
+            taken = clock(work)
             if k >= warm: times[name].append(taken)
     return times
+
+
+def clock(work: Callable[[], float | None]) -> float:
+    "Seconds that `work` took, or that it says it took"
+    start = time.perf_counter()
+    inside = work()
+    return time.perf_counter() - start if inside is None else inside
+
+
+def until(end: float, share: float = 1.0) -> Callable[[], bool]:
+    "Whether `share` of the time from now to `end` (seconds of `time.monotonic`) is over"
+    start = time.monotonic()
+    return lambda: time.monotonic() - start >= share * (end - start)
 
 
 def ratio(times: dict[str, list[float]], slow: str, fast: str) -> float:
@@ -65,8 +83,8 @@ def machine() -> dict:
     from cifar_fastai.checkpoint import versions
     from cifar_fastai.precision import machine_name
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": machine_name(), "threads": torch.get_num_threads(), "gpu": gpu, "system": platform.platform(),
-            "versions": versions()}
+    return {"cpu": machine_name(), "threads": torch.get_num_threads(), "gpu": gpu,
+            "system": platform.platform(), "versions": versions()}
 
 
 def table(rows: list[Row]) -> str:
@@ -74,8 +92,9 @@ def table(rows: list[Row]) -> str:
     lines = [("", "work", "against", "goal", "measured", "")]
     for r in rows:
         sign = "≤" if r.at_most else "≥"
-        lines.append((r.goal_id, r.work, r.against, f"{sign} {r.goal:g} {r.unit}", f"{r.measured:.3g} {r.unit}",
-                      "pass" if r.passes else "short"))
+        lines.append((r.goal_id, r.work, r.against, f"{sign} {r.goal:.3g} {r.unit}",
+                      f"{r.measured:.3g} {r.unit}", "pass" if r.passes else "short"))
     widths = [max(len(line[k]) for line in lines) for k in range(6)]
     text = ["  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines]
-    return "\n".join(t + (f"\n{'':{widths[0]}}  {r.note}" if r and r.note else "") for t, r in zip(text, [None, *rows]))
+    notes = [f"\n{'':{widths[0]}}  {r.note}" if r and r.note else "" for r in [None, *rows]]
+    return "\n".join(t + note for t, note in zip(text, notes))

@@ -1,4 +1,8 @@
-"""Pictures for the benchmarks: scikit-learn's digits in colours, as arrays and as PNG files, so that nothing must be fetched."""
+"""Pictures for the benchmarks, so that nothing must be fetched: scikit-learn's digits in colours.
+
+    data = coloured(4096, 256)
+    folder = write_folder(data, Path("pictures"))     # the same as PNG files
+"""
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +23,8 @@ def coloured(n_train: int, n_test: int, seed: int = 0) -> ImageData:
     x, y = draw(digits.x_train, digits.y_train, n_train)
     xt, yt = draw(digits.x_test, digits.y_test, n_test)
     mean, std = statistics(x)
-    return ImageData(x, y, xt, yt, digits.classes, "coloured digits", f"coloured-{n_train}-{n_test}-{seed}", mean, std)
+    name = f"coloured-{n_train}-{n_test}-{seed}"
+    return ImageData(x, y, xt, yt, digits.classes, "coloured digits", name, mean, std)
 
 
 def write_folder(data: ImageData, root: Path) -> Path:
@@ -27,5 +32,7 @@ def write_folder(data: ImageData, root: Path) -> Path:
     from PIL import Image
     for part, x, y in (("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):
         for c in data.classes: (root / part / c).mkdir(parents=True, exist_ok=True)
-        for k in range(len(x)): Image.fromarray(x[k]).save(root / part / data.classes[y[k]] / f"{k:06}.png", compress_level=1)
+        for k in range(len(x)):
+            file = root / part / data.classes[y[k]] / f"{k:06}.png"
+            Image.fromarray(x[k]).save(file, compress_level=1)
     return root

@@ -1,8 +1,9 @@
-"""Where the time of an epoch goes: loader, batch transforms, forward, backward, optimiser, callbacks, validation.
+"""Where the time of an epoch goes: loader, batch transforms, forward, backward, optimiser, callbacks.
 
     python -m benchmarks.profile_epoch [--device cpu] [--arch resnet18] [--bs 128] [--batches 8]
 
-Prints a table of milliseconds a batch and shares. On CUDA every part is waited for, so parts that overlap in a run add up to more.
+Prints a table of milliseconds a batch and shares. On CUDA every part is waited for, so that parts which
+overlap in a run add up to more here.
 """
 import argparse
 import time
@@ -46,7 +47,8 @@ def profile(device: str, arch: str, bs: int, batches: int) -> tuple[dict, int]:
     from cifar_fastai import cifar_dataloaders, cifar_learner
 
     from .pictures import coloured
-    dls = cifar_dataloaders(coloured(bs * batches, bs * batches), bs, device=device, val_bs=bs, num_workers=0)
+    data = coloured(bs * batches, bs * batches)
+    dls = cifar_dataloaders(data, bs, device=device, val_bs=bs, num_workers=0)
     learn = cifar_learner(dls, arch)
     with learn.no_bar(), learn.no_logging():
         learn.fit(1, 0.01)
@@ -71,7 +73,8 @@ class _Timed:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--arch", default="resnet18")
     parser.add_argument("--bs", type=int, default=128)
@@ -87,8 +90,9 @@ def main() -> None:
     for name, seconds in sorted(spent.items(), key=lambda kv: -kv[1]):
         print(f"{name:28} {1e3 * seconds / n:>10.2f} {seconds / total:>7.1%}")
     about = machine()
-    print(f"{args.arch}, batches of {args.bs}, training and validation, {about['gpu'] if args.device != 'cpu' else about['cpu']}, "
-          f"{about['threads']} threads, torch {about['versions']['torch']}")
+    where = about["gpu"] if args.device != "cpu" else about["cpu"]
+    print(f"{args.arch}, batches of {args.bs}, training and validation, {where}, {about['threads']} threads, "
+          f"torch {about['versions']['torch']}")
 
 
 if __name__ == "__main__": main()

@@ -1,4 +1,4 @@
-"""P9: from 5,000 to 500,000 pictures: set-up, memory and the fixed cost of an epoch, each size in a process of its own."""
+"""P9: from 5,000 to 500,000 pictures: set-up, memory, the fixed cost of an epoch; a process for each size."""
 import json
 import subprocess
 import sys
@@ -16,10 +16,12 @@ torch.set_num_threads(1)
 n, rng = int(sys.argv[1]), np.random.default_rng(0)
 cifar_dataloaders("digits", 64, None, device="cpu").one_batch()
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-x = np.empty((n, 32, 32, 3), np.uint8); x[:] = rng.integers(256, size=(1, 32, 32, 3), dtype=np.uint8)
+x = np.empty((n, 32, 32, 3), np.uint8)
+x[:] = rng.integers(256, size=(1, 32, 32, 3), dtype=np.uint8)
 y = np.arange(n) % 10
 start = time.perf_counter()
-data = ImageData(x, y, x[:100], y[:100], tuple("0123456789"), "made", "made", (.5,) * 3, (.25,) * 3)
+classes = tuple("0123456789")
+data = ImageData(x, y, x[:100], y[:100], classes, "made", "made", (.5,) * 3, (.25,) * 3)
 dls = cifar_dataloaders(data, 64, None, device="cpu")
 made = time.perf_counter() - start
 def first(dl):
@@ -30,24 +32,28 @@ def first(dl):
         times.append(time.perf_counter() - start)
     return sorted(times)[2]
 ours = first(dls.train)
-stock = first(TfmdDL(TfmdLists(np.arange(n), [lambda i: torch.from_numpy(x[i])]), bs=64, shuffle=True, num_workers=0))
+lists = TfmdLists(np.arange(n), [lambda i: torch.from_numpy(x[i])])
+stock = first(TfmdDL(lists, bs=64, shuffle=True, num_workers=0))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"setup": made, "epoch": ours, "stock": stock, "kb": peak - base}))
+print(json.dumps({"setup": made, "epoch": ours, "stock": stock, "kib": peak - base}))
 """
 
 
 def measured(n: int) -> dict:
-    out = subprocess.run([sys.executable, "-c", CHILD, str(n)], check=True, capture_output=True, text=True).stdout
+    command = [sys.executable, "-c", CHILD, str(n)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.loads(out.splitlines()[-1])
 
 
 def run(rounds: int = 5) -> list[Row]:
     found = {n: measured(n) for n in SIZES}
-    small, large = found[SIZES[0]], found[SIZES[-1]]
-    apart = SIZES[-1] - SIZES[0]
-    note = ", ".join(f"{n:,}: set-up {f['setup']:.2f} s, {f['kb'] / 1024:,.0f} MiB, first batch {1e3 * f['epoch']:.1f} ms "
-                     f"(stock {1e3 * f['stock']:.0f})" for n, f in found.items())
-    return [Row("P9", "memory a picture, 5,000 → 500,000", "", 3.2, (large["kb"] - small["kb"]) / apart, at_most=True, unit="KiB"),
-            Row("P9", "set-up time, 500,000 over 50,000 pictures", "linear", 12, large["setup"] / found[SIZES[1]]["setup"], at_most=True),
-            Row("P9", "fixed cost of an epoch at 500,000", "stock fastai", 1 / 10, large["epoch"] / large["stock"], at_most=True,
-                note=note)]
+    small, middle, large = (found[n] for n in SIZES)
+    kib = (large["kib"] - small["kib"]) / (SIZES[-1] - SIZES[0])
+    line = "{:,}: set-up {:.2f} s, {:,.0f} MiB, first batch {:.1f} ms, stock {:.0f}"
+    note = ", ".join(line.format(n, f["setup"], f["kib"] / 1024, 1e3 * f["epoch"], 1e3 * f["stock"])
+                     for n, f in found.items())
+    return [Row("P9", "memory a picture, 5,000 → 500,000", "", 3.2, kib, at_most=True, unit="KiB"),
+            Row("P9", "set-up time, 500,000 over 50,000 pictures", "linear", 12,
+                large["setup"] / middle["setup"], at_most=True),
+            Row("P9", "fixed cost of an epoch at 500,000", "stock fastai", 1 / 10,
+                large["epoch"] / large["stock"], at_most=True, note=note)]

@@ -1,4 +1,4 @@
-"""P10: seconds until `--help` stands there, and the second start on a folder of pictures against the first."""
+"""P10: seconds until `--help` stands there, and the second start on a folder against the first."""
 import os
 import subprocess
 import sys
@@ -32,9 +32,10 @@ def run(rounds: int = 5) -> list[Row]:
         finally:
             if before is None: os.environ.pop("XDG_CACHE_HOME")
             else: os.environ["XDG_CACHE_HOME"] = before
+    note = f"{N + 1000:,} PNG files: first {median(firsts):.2f} s, second {median(seconds):.3f} s"
     return [Row("P10", "--help of a recipe", "", .5, help_seconds, at_most=True, unit="s"),
-            Row("P10", "second start on an image folder", "the first", 20, median(a / b for a, b in zip(firsts, seconds)),
-                note=f"{N + 1000:,} PNG files: first {median(firsts):.2f} s, second {median(seconds):.3f} s")]
+            Row("P10", "second start on an image folder", "the first", 20,
+                median(a / b for a, b in zip(firsts, seconds)), note=note)]
 
 
 def _loaded(load_data, folder): assert len(load_data(folder).x_train) == N
