@@ -126,7 +126,7 @@ def _hashes(folder: Path, status: int = 0) -> dict:
 
 
 def _undisturbed(folder: Path) -> tuple[dict, float, list]:
-    "Hashes of a run that nobody disturbs (by whether it draws all), the seconds it takes, and each line that it comes to while saving"
+    "Hashes of an undisturbed run (by whether it draws all), its seconds, each line it comes to while saving"
     seen = folder/"lines.json"
     status = _child(folder, ["--out", str(folder/"whole")], record=seen)
     if status: raise RuntimeError((folder/"output.txt").read_text())

@@ -103,11 +103,13 @@ class TensorBoardLog(Callback):
                 log.warning("tensorboard has no graph of this net: %s", str(error).splitlines()[0])
 
     def add_range_test(self, lrs, losses):
-        "The loss at each rate of a range test, by the number of its batch"
-        if self.writer is None: self._open()
-        for step, (lr, loss) in enumerate(zip(lrs, losses)):
-            self.writer.add_scalar("range_test/lr", lr, step)
-            self.writer.add_scalar("range_test/loss", loss, step)
+        "The loss at each rate of a range test, by the number of its batch: a folder, and a count, of its own"
+        if not lrs: return
+        from torch.utils.tensorboard import SummaryWriter
+        with SummaryWriter(str(self.folder / "range_test"), purge_step=0) as writer:
+            for step, (lr, loss) in enumerate(zip(lrs, losses)):
+                writer.add_scalar("range_test/lr", lr, step)
+                writer.add_scalar("range_test/loss", loss, step)
 
     def state_dict(self): return {"waiting": self.waiting, "step": self.step}
     def load_state_dict(self, state): self.waiting, self.step = list(state["waiting"]), state["step"]

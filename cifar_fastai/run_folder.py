@@ -62,13 +62,12 @@ def begun(folder: Path) -> dict:
 def begin(folder: Path, recipe: Recipe, decided: dict, resume: bool) -> None:
     """Write down what is decided before training. Raises: InputError where a run to resume was decided
     otherwise, whether or not it has a checkpoint yet"""
-    sweep(folder)
-    (folder/"manifest.json").unlink(missing_ok=True)      # no longer whole
     decided = decided | {"versions": versions()}
     if resume and (folder/"recipe.json").exists():
         before = begun(folder) or decided
         was = training_fields(saved_recipe(folder)) | {"data": before.get("data_fingerprint")}
-        if found := differences(was, training_fields(recipe.as_dict()) | {"data": decided["data_fingerprint"]}):
+        now = training_fields(recipe.as_dict()) | {"data": decided["data_fingerprint"]}
+        if found := differences(was, now):
             raise InputError(f"cannot resume {folder}: {found}. "
                              "Use what the run was started with, or start a new one in another folder.")
         if found := differences(before, {k: decided[k] for k in ("device", "versions")}):
@@ -76,6 +75,8 @@ def begin(folder: Path, recipe: Recipe, decided: dict, resume: bool) -> None:
         if not any((folder/"checkpoints").glob("epoch-*.json")):
             log.info(f"resumed     {folder} has no checkpoint yet: from the beginning")
     elif resume: log.info(f"resumed     nothing was begun in {folder}: from the beginning")
+    sweep(folder)
+    (folder/"manifest.json").unlink(missing_ok=True)      # no longer whole
     write_json(folder/"recipe.json", recipe.as_dict())
     if not begun(folder): write_json(folder/"checkpoints"/"begun.json", decided)
 
@@ -90,8 +91,9 @@ def gone_unless_begun(folder: Path):
     "Take `folder` away again where the run inside is refused before it has begun: only its log is there"
     there = folder.exists()
     try: yield
-    except InputError:
-        if not there and folder.is_dir() and {p.name for p in folder.iterdir()} <= {"log.txt"}:
+    except InputError as error:
+        refused = error.exit_status == 2                  # a run that was stopped may be resumed
+        if refused and not there and folder.is_dir() and {p.name for p in folder.iterdir()} <= {"log.txt"}:
             (folder/"log.txt").unlink(missing_ok=True)
             folder.rmdir()
         raise
