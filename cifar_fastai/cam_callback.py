@@ -47,7 +47,7 @@ class GradCAMCallback(Callback):
             if value < 1: raise InputError(f"GradCAMCallback: {name}={value}. Give 1 or more.")
         if method not in METHODS: raise unknown("method", method, METHODS)
         self.layer, self.every, self.n, self.items = layer, every, n, items
-        self.method, self.target, self.path, self.cam, self.xb = method, target, path, None, None
+        self.method, self.target, self.path, self.cam, self.inputs = method, target, path, None, None
         self.raw, self.said, self.size = {}, {}, (0, 0)
 
     @property
@@ -64,8 +64,8 @@ class GradCAMCallback(Callback):
         self.cam, self.wanted = GradCAM(model, layer), target_of(self.target, self.names)
         items = self.items
         if items is None: items = _of_each(self.dls.valid.dataset, self.n, len(self.names))
-        self.xb, self.ys, self.pictures = choose(self.learn, items)
-        self.size, self.raw, self.said = tuple(self.xb.shape[-2:]), {}, {}
+        self.inputs, self.ys, self.pictures = choose(self.learn, items)
+        self.size, self.raw, self.said = tuple(self.inputs.shape[-2:]), {}, {}
         skipped = [cb._skip_to for cb in self.learn.cbs if isinstance(cb, SkipToEpoch)]
         self._take(max(skipped, default=0))        # a layer without a map is refused here
 
@@ -80,7 +80,7 @@ class GradCAMCallback(Callback):
         self._to_tensorboard(epoch)
 
     def _take(self, epoch: int) -> bool:
-        try: out = self.cam(self.xb, self.wanted, y=self.ys, method=self.method)
+        try: out = self.cam(self.inputs, self.wanted, y=self.ys, method=self.method)
         except NotFinite as e:      # the fit has its own guards
             warnings.warn(f"no Grad-CAM at epoch {epoch}: {e}", stacklevel=2)
             return False
@@ -125,7 +125,7 @@ class GradCAMCallback(Callback):
         if self.cam is not None and IN_NOTEBOOK and self.raw: _display(self.strip())
         self.cleanup()
 
-    def cleanup(self): self.cam = self.xb = None        # model and device memory
+    def cleanup(self): self.cam = self.inputs = None        # model and device memory
 
     def state_dict(self): return {"raw": self.raw, "said": self.said}
     def load_state_dict(self, state): self.raw, self.said = dict(state["raw"]), dict(state["said"])
