@@ -4,7 +4,6 @@
     dl.set_epoch(3)                                              # what the next iteration draws from
 """
 import random
-import signal
 from contextlib import contextmanager
 from copy import copy
 
@@ -17,13 +16,9 @@ from fastai.torch_core import TensorCategory, TensorImage, to_device
 from .augment import AlbumentationsTransform, augmenter, draw_from
 from .errors import InputError
 from .store import LabelOf, PictureOf, PictureStore
+from .workers import LoaderError, Workers
 
-__all__ = ["BatchDL", "LoaderError", "dead_worker"]
-
-
-class LoaderError(InputError, RuntimeError):
-    "A batch could not be made: a worker process died, hung or met a picture that it could not augment"
-    exit_status = 1
+__all__ = ["BatchDL"]
 
 
 class BatchDL(TfmdDL):
@@ -124,71 +119,27 @@ class BatchDL(TfmdDL):
         return self.fake_l.num_workers > 0 and (store is None or aug is not None)
 
     def _in_workers(self, keys):
-        pool_of = (self.fake_l.num_workers, self.pin_memory, self._split_idx, self.dataset,
+        pool_of = (self.fake_l.num_workers, self.pin_memory, self._split_idx, self.timeout, self.dataset,
                    *self.after_item.fs, *self.before_batch.fs)
         known = self.pool_of or ()
         if len(pool_of) != len(known) or any(a is not b for a, b in zip(pool_of, known)):
             self.close()
-            self.pool, self.pool_of = self._start_workers(), pool_of
-        self.pool.sampler.keys = keys
-        batches = iter(self.pool)
-        for key in keys:
-            try: batch = next(batches)
-            except RuntimeError as e:
-                self.close()
-                raise LoaderError(self._what_failed(key, e)) from e
-            if isinstance(batch, InputError): raise batch
-            yield tuple(batch) if isinstance(batch, list) else batch   # pinning makes lists of tuples
+            light = copy(self)  # what a worker needs, without the device's transforms
+            light.fake_l = light.after_batch = None
+            self.pool_of = pool_of
+            self.pool = Workers(light.make_batch, self.fake_l.num_workers, self.pin_memory, self.timeout)
+        return self.pool.batches(keys, self._where)
 
-    def _what_failed(self, key, error) -> str:
+    def _where(self, key) -> str:
         epoch, number, idxs = key
-        return dead_worker(error, f"batch {number} of epoch {epoch} ({self._name(idxs[0])} … "
-                                  f"{self._name(idxs[-1])})")
-
-    def _start_workers(self):
-        light = copy(self)  # what a worker needs, without the device's transforms
-        light.pool = light.pool_of = light.fake_l = light.after_batch = None
-        return torch.utils.data.DataLoader(
-            _Batches(light), batch_size=None, collate_fn=_as_it_is, sampler=_Keys(),
-            num_workers=self.fake_l.num_workers, timeout=self.timeout, pin_memory=self.pin_memory,
-            persistent_workers=True, worker_init_fn=_begin)
+        return f"batch {number} of epoch {epoch} ({self._name(idxs[0])} … {self._name(idxs[-1])})"
 
     def close(self) -> None:
         "End the worker processes; the next iteration starts new ones"
+        if self.pool is not None: self.pool.close()
         self.pool = self.pool_of = None
 
     def __getstate__(self): return self.__dict__ | {"pool": None, "pool_of": None}
-
-
-class _Keys:
-    "The sampler of a pool of workers: the keys of the epoch at hand"
-    keys = ()
-    def __iter__(self): return iter(self.keys)
-    def __len__(self): return len(self.keys)
-
-
-class _Batches(torch.utils.data.Dataset):
-    "Key → batch, or the error to show: what runs in a worker"
-    def __init__(self, dl): self.dl = dl
-
-    def __getitem__(self, key):
-        try: return self.dl.make_batch(key)
-        except InputError as e: return e   # raised here, torch would wrap it in the worker's traceback
-
-
-def _as_it_is(batch): return batch
-
-
-def _begin(_):
-    "In a new worker: one thread, and Ctrl-C is for the parent to act on, which may want this batch first"
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def dead_worker(error: RuntimeError, where: str) -> str:
-    "What to say of a worker process that torch found dead or late"
-    return (f"a worker process failed at {where}: {str(error).splitlines()[0].rstrip('. ')}. "
-            "Try num_workers=0 to see where.")
 
 
 @contextmanager

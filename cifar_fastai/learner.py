@@ -12,10 +12,9 @@ from fastai.callback.core import TrainEvalCallback, _inner_loop
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 from fastai.metrics import accuracy
-from fastai.torch_core import TensorBase
+from fastai.torch_core import TensorBase, to_device
 from torch import nn
 
-from .batch_loader import LoaderError, dead_worker
 from .callbacks import EpochSeed, EpochTable, WatchProgress
 from .errors import InputError
 from .finder import find_rate
@@ -25,6 +24,7 @@ from .optimizers import decay_groups, optimizer
 from .precision import Precision, choose_precision
 from .recorder import DeviceRecorder, mean_metric
 from .schedules import one_cycle
+from .workers import LoaderError, worker_failed
 
 __all__ = ["ImageLearner", "cifar_learner"]
 
@@ -49,6 +49,17 @@ class ImageLearner(Learner):
         Learner.metrics.fset(self, v)
         self._metrics = self._metrics.map(mean_metric)
 
+    def __call__(self, event_name):
+        "Announce an event: fastai makes an `L` of its name first"
+        if isinstance(event_name, str): self._call_one(event_name)
+        else: super().__call__(event_name)
+
+    def _set_device(self, b):
+        "The batch where the model is: fastai asks for the machine's best device at each batch"
+        device = next(self.model.parameters()).device
+        here = all(isinstance(t, torch.Tensor) and t.device == device for t in b)
+        return b if here and isinstance(b, tuple) else to_device(b, device)
+
     def _call_one(self, event_name):
         "Call the callbacks that listen to `event_name`, in order (fastai sorts and asks all at each event)"
         if self._listeners is None: self._listeners = {}
@@ -71,7 +82,7 @@ class ImageLearner(Learner):
             if event_type not in ("fit", "validate"): raise
             self.cleanup()
             if not str(e).startswith("DataLoader worker"): raise
-            raise LoaderError(dead_worker(e, f"batch {self.iter} of epoch {self.epoch}")) from e
+            raise LoaderError(worker_failed(str(e), f"batch {self.iter} of epoch {self.epoch}")) from e
 
     def cleanup(self):
         "Let every callback put back what it changed elsewhere: fastai calls no event on Ctrl-C or an error"

@@ -28,9 +28,9 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 
 WRONG = [("flip", 1.5), ("cutout_p", -.1), ("rotate_p", 2), ("jitter_p", float("nan")), ("grey_p", "x"),
          ("pad", -1), ("pad", 1.5), ("cutout", -1), ("cutout", 2.5), ("rotate", float("nan")),
-         ("mode", "wrap"), ("holes", (0, 1)), ("holes", (3, 1)), ("holes", (1,)), ("holes", 2), ("jitter", (.1, .1, .1)),
-         ("jitter", (-1, 0, 0, 0)), ("jitter", .1), ("jitter", (0, 0, 0, .6)), ("fill", 300), ("fill", "red"),
-         ("fill", float("nan"))]
+         ("mode", "wrap"), ("holes", (0, 1)), ("holes", (3, 1)), ("holes", (1,)), ("holes", 2),
+         ("jitter", (.1, .1, .1)), ("jitter", (-1, 0, 0, 0)), ("jitter", .1), ("jitter", (0, 0, 0, .6)),
+         ("fill", 300), ("fill", "red"), ("fill", float("nan"))]
 
 
 @pytest.mark.parametrize("field, value", WRONG)

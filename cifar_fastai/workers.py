@@ -1,0 +1,123 @@
+"""Processes that make batches and stay from epoch to epoch; where one dies or hangs, that is said soon.
+
+    workers = Workers(make_batch, n=2)
+    for batch in workers.batches(keys, where=str): ...
+    workers.close()
+"""
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from .errors import InputError
+
+__all__ = ["Workers", "LoaderError", "worker_failed"]
+
+LOOK = 2.0     # seconds between two looks at whether the workers are alive
+_running = {}  # loaders by Workers: part of a cycle, one would be collected queues first, its processes last
+
+
+class LoaderError(InputError, RuntimeError):
+    "A batch could not be made: a worker process died, hung or met a picture that it could not augment"
+    exit_status = 1
+
+
+class Workers:
+    "`n` processes that call `make(key)`; a copy of `make` goes to each when they are started"
+
+    def __init__(
+        self,
+        make: Callable,            # key → batch, on the CPU
+        n: int,                    # processes
+        pin_memory: bool = False,  # batches come in page-locked memory, from where a GPU fetches them faster
+        limit: float = 120.0,      # seconds that a batch may take
+    ):
+        self.limit, self.started, self.keys = limit, None, _Keys()
+        self.loader = torch.utils.data.DataLoader(
+            _Batches(make), batch_size=None, collate_fn=_as_it_is, sampler=self.keys, num_workers=n,
+            timeout=min(LOOK, limit), pin_memory=pin_memory, persistent_workers=True, worker_init_fn=_begin)
+        _running[id(self)] = self.loader
+        weakref.finalize(self, _running.pop, id(self), None)
+
+    @property
+    def _processes(self) -> list: return getattr(self.started, "_workers", [])
+
+    @property
+    def pids(self) -> list[int]:
+        "Of the processes, once they are started"
+        return [w.pid for w in self._processes]
+
+    def batches(
+        self,
+        keys: Sequence,   # what `make` is called with
+        where: Callable,  # key → what a person calls that batch
+    ) -> Iterator:
+        "The batch of each key, in order. Raises: InputError where `make` did; LoaderError for a lost process"
+        self.keys.now = keys
+        self._start()
+        for key in keys:
+            batch, failed = self._next()
+            if failed is not None:
+                for w in self._processes: w.kill()   # one that hangs would be waited for
+                self.close()
+                raise LoaderError(worker_failed(failed, where(key)))
+            if isinstance(batch, InputError): raise batch
+            yield tuple(batch) if isinstance(batch, list) else batch   # pinning makes lists of tuples
+
+    def close(self) -> None:
+        "End the processes; they are started again when batches are asked for"
+        self.started = self.loader._iterator = None
+
+    def _start(self):
+        """Begin an epoch. torch would raise errors out of a signal handler wherever the program stands when a
+        process dies; here that is noticed where a batch is waited for"""
+        main = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
+        before = signal.getsignal(signal.SIGCHLD) if main else None
+        try: self.started = iter(self.loader)
+        finally:
+            if before is not None: signal.signal(signal.SIGCHLD, before)
+
+    def _next(self) -> tuple:
+        "(batch, None) or (None, what went wrong): raised here, a traceback would keep the processes alive"
+        until = time.monotonic() + self.limit
+        while self.started is not None:
+            try: return next(self.started), None
+            except (RuntimeError, OSError, EOFError) as e: failed = str(e) or type(e).__name__
+            if "timed out" not in failed: return None, failed
+            if time.monotonic() >= until: return None, f"no batch within {self.limit:g} seconds"
+        return None, "closed in the middle of an epoch"
+
+
+class _Keys:
+    "The sampler of a loader of batches: the keys of the epoch at hand"
+    now = ()
+    def __iter__(self): return iter(self.now)
+    def __len__(self): return len(self.now)
+
+
+class _Batches(torch.utils.data.Dataset):
+    "Key → batch, or the error to show: what runs in a worker"
+    def __init__(self, make): self.make = make
+
+    def __getitem__(self, key):
+        try: return self.make(key)
+        except InputError as e: return e   # raised here, torch would wrap it in the worker's traceback
+
+
+def _as_it_is(batch): return batch
+
+
+def _begin(_):
+    "In a new worker: one thread, and Ctrl-C is for the parent, which may want this batch first"
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def worker_failed(what: str, where: str) -> str:
+    "What to say of a worker process that is dead or late"
+    lines = what.strip().splitlines()
+    told = lines[-1 if lines[0].startswith("Caught ") else 0].rstrip(". ")      # "Caught": a traceback follows
+    return f"a worker process failed at {where}: {told}. Try num_workers=0 (--workers 0) to see where."
