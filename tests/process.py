@@ -3,6 +3,7 @@ the maps alone for figures; and what it leaves, compared.
 """
 import hashlib
 import logging
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -64,6 +65,7 @@ def _be(flags, prepare, cwd, recipe, data, fd):
         try: cli.main(recipe, [*(["--data", data] if data else []), *map(str, flags)])
         except SystemExit as end: status = end.code or 0
         else: status = 0
+        multiprocessing.util._exit_function()             # as at any end of Python: workers are taken along
         sys.stdout.flush()
     except BaseException: traceback.print_exc()
     os._exit(status)

@@ -1,0 +1,187 @@
+"What must not break it, the part about epochs: F14, F18–F21, F24, F26, F29"
+import errno
+import os
+import signal
+import time
+
+import albumentations as A
+import numpy as np
+import pytest
+import torch
+from made import picture_folder
+from process import at, hashes, recipe, run, send, whole
+
+from cifar_fastai import GradCAMCallback, batch_loader, workers
+from cifar_fastai.augment import build_augmentation, draw_from
+from cifar_fastai.loaders import cifar_dataloaders
+from cifar_fastai.resume import Checkpoint
+
+kill = send(signal.SIGKILL)
+
+
+# ---------------------------------------------------------------- F14: workers
+
+def in_a_worker(act, pids):
+    "Let each worker write down its number, and do `act` at its third batch"
+    def prepare():
+        batches, begin = [3], workers._begin
+        def noted(n):
+            with open(pids, "a") as file: file.write(f"{os.getpid()}\n")
+            begin(n)
+        make = batch_loader.BatchDL.make_batch
+        def made(self, key):
+            batches[0] -= 1
+            if not batches[0]: act()
+            return make(self, key)
+        workers._begin, batch_loader.BatchDL.make_batch = noted, made
+    return prepare
+
+
+def hang(): time.sleep(1000)
+def shared_memory_is_full(): raise OSError(errno.ENOSPC, "No space left on device: '/torch_shm'")
+def bus_error(): os.kill(os.getpid(), signal.SIGBUS)
+
+
+@pytest.mark.parametrize("act, says", [(kill, "exited unexpectedly"), (hang, "no batch within 2 seconds"),
+                                       (bus_error, "insufficient shared memory"),
+                                       (shared_memory_is_full, "No space left on device: '/torch_shm'")],
+                         ids=["killed", "hanging", "bus error", "no shared memory"])
+def test_F14_a_lost_worker_ends_the_run_in_one_line_and_leaves_no_process(tmp_path, act, says):
+    def prepare():
+        in_a_worker(act, tmp_path/"pids")()
+        real = workers.Workers.__init__
+        workers.Workers.__init__ = lambda self, *args: real(self, *args[:3], 2.)
+    status, text = run("--out", tmp_path/"run", "--workers", 2, prepare=prepare)
+    assert status == 1 and says in text and "Traceback" not in text, text
+    assert "a worker process failed at batch" in text.splitlines()[-1] and "training picture" in text
+    pids = [int(pid) for pid in (tmp_path/"pids").read_text().split()]
+    until = time.monotonic() + 15
+    while any(map(alive, pids)) and time.monotonic() < until: time.sleep(0.1)
+    assert len(pids) >= 2 and not any(map(alive, pids))
+
+
+def alive(pid) -> bool:
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    return True
+
+
+class Fails(A.ImageOnlyTransform):
+    "Augmentation that cannot do with dark pictures"
+    def apply(self, img, **params):
+        if img.mean() < 5: raise RuntimeError("too dark")
+        return img
+
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_F14_a_picture_that_cannot_be_augmented_is_named(tmp_path, n):
+    from PIL import Image
+    picture_folder(tmp_path/"d", n=40)
+    Image.new("RGB", (32, 32)).save(tmp_path/"d/train/dog/7.png")
+    status, text = run("--out", tmp_path/"run", "--workers", n, data=str(tmp_path/"d"),
+                       recipe=recipe.but(aug=[Fails(p=1)], limit=None))
+    assert status == 1 and "dog/7.png" in text.splitlines()[-1] and "too dark" in text, text
+
+
+# ---------------------------------------------------------------- F18 to F21: the same, and not the same
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_F18_the_same_seed_gives_the_same_weights_history_and_maps(tmp_path, n):
+    status, text = run("--out", tmp_path/"run", "--workers", n)
+    assert status == 0 and hashes(tmp_path/"run") == hashes(whole()), text
+
+
+def test_F19_four_workers_give_what_none_give(tmp_path):
+    status, text = run("--out", tmp_path/"run", "--workers", 4)
+    assert status == 0 and hashes(tmp_path/"run") == hashes(whole()) and "4 loader workers" in text, text
+
+
+@pytest.mark.parametrize("epoch", range(recipe.epochs))
+def test_F20_interrupted_at_any_epoch_a_run_ends_like_an_undisturbed_one(tmp_path, epoch):
+    folder = tmp_path/"run"
+    assert run("--out", folder, prepare=lambda: at(Checkpoint, "after_epoch", kill, epoch))[0] == -9
+    assert run("--resume", folder, "--workers", 2*(epoch == 1))[0] == 0
+    assert hashes(folder) == hashes(whole())
+
+
+def test_F21_another_seed_gives_other_bytes_in_every_file(tmp_path):
+    assert run("--out", tmp_path/"run", "--seed", 1)[0] == 0
+    found, same = hashes(tmp_path/"run"), hashes(whole())
+    assert found.keys() == same.keys() and all(found[n] != same[n] for n in same)
+
+
+def test_F21_another_epoch_is_another_order_and_other_pictures(digits):
+    dl = cifar_dataloaders(digits, 64, seed=0, num_workers=0, device="cpu").train
+    shown = []
+    for epoch in (0, 1, 0):
+        dl.set_epoch(epoch)
+        shown.append([b[0].numpy().tobytes() for b in dl])
+    assert shown[0] == shown[2] and not set(shown[0]) & set(shown[1])
+
+
+# ---------------------------------------------------------------- F24: what is drawn
+
+def test_F24_no_draw_repeats_across_workers_and_epochs_and_the_test_set_has_none(digits):
+    from dataclasses import replace
+    one = replace(digits, x_train=np.repeat(digits.x_train[:1], 256, 0), y_train=digits.y_train[:256])
+    dls = cifar_dataloaders(one, 16, "pad_crop_flip_cutout", num_workers=2, device="cpu")
+    try:
+        batches = [b[0].numpy().tobytes() for _ in range(3) for b in dls.train]
+        tests = [torch.cat([b[0] for b in dls.valid]).numpy() for _ in range(2)]
+    finally: dls.train.close(), dls.valid.close()
+    assert len(batches) == 48 == len(set(batches))
+    plain = (one.x_test/255 - one.mean)/one.std
+    assert np.array_equal(tests[0], tests[1])
+    np.testing.assert_allclose(tests[0].transpose(0, 2, 3, 1), plain, atol=1e-5)
+
+
+def test_F24_two_flips_at_one_half_are_independent():
+    picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    def joint(aug, key=lambda k: None):
+        seen = []
+        for k in range(400):
+            key(k)
+            out = aug(image=picture)["image"]
+            seen.append((out[0, 0] // 3).max())           # which corner came to the upper left
+        return np.bincount(seen, minlength=4)/400
+    flips = [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
+    ours = build_augmentation(flips, size=2, mean=(0, 0, 0))
+    assert abs(joint(ours, lambda k: draw_from(ours, 0, 0, k)) - 0.25).max() < 0.08
+    stock = joint(A.Compose([A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)], seed=0))
+    assert stock[1] == stock[2] == 0, "the control: by Albumentations' own seed both flip or none"
+
+
+# ---------------------------------------------------------------- F26: paths and processes
+
+def test_F26_paths_with_spaces_and_other_letters(tmp_path):
+    data, out = tmp_path/"meine Bilder ü 猫", tmp_path/"läufe #1 %s {x}"
+    picture_folder(data, classes=("<script>x<", "größe 猫"), n=40)
+    status, text = run("--out", out, data=str(data))
+    assert status == 0 and "größe 猫" in (out/"predictions.csv").read_text(), text
+    for page in out.rglob("*.html"): assert "<script>x<" not in page.read_text()
+    from cifar_fastai.check import check
+    assert check(out) == ([], [])
+
+
+@pytest.mark.slow
+def test_F26_spawned_workers_give_the_same_bytes(tmp_path):
+    def spawn(): torch.multiprocessing.set_start_method("spawn", force=True)
+    status, text = run("--out", tmp_path/"a run", "--workers", 1, prepare=spawn)
+    assert status == 0 and hashes(tmp_path/"a run") == hashes(whole()), text
+
+
+# ---------------------------------------------------------------- F29: the range test
+
+def test_F29_a_range_test_changes_no_loss_of_the_fit_after_it(learner):
+    losses = []
+    for before in (True, False):
+        learn = learner()
+        if before: learn.lr_find(num_it=40, show_plot=False)
+        learn.fit_one_cycle(2, 0.1, cbs=GradCAMCallback("layer3"))
+        losses.append([float(v) for v in learn.recorder.losses])
+    assert losses[0] == losses[1] and len(losses[0]) == 10
+    other = learner(seed=1)
+    other.fit_one_cycle(2, 0.1)
+    assert losses[0] != [float(v) for v in other.recorder.losses], "the control"
+
+
