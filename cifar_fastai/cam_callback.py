@@ -139,7 +139,7 @@ def _display(fig: Figure):
 def _row(ax, pictures: Sequence[np.ndarray], names: Sequence[str], label: str, right: Sequence[bool] = ()):
     "Pictures side by side on one pair of axes (a pair for each takes minutes), each under its name"
     h, w = pictures[0].shape[:2]
-    kind = "lanczos" if max(h, w) <= 128 else "antialiased"
+    kind = "bicubic" if max(h, w) <= 128 else "antialiased"
     for i, p in enumerate(pictures): ax.imshow(p, extent=(i, i + .95, 0, .95 * h / w), interpolation=kind)
     ax.set(xlim=(0, len(pictures) - .05), ylim=(0, .95 * h / w), xticks=[], yticks=[])
     ax.spines[:].set_visible(False)

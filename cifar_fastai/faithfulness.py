@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .errors import InputError, unknown
 from .gradcam import undisturbed, upsample
 
-__all__ = ["BASELINES", "blob_map", "insertion_deletion", "paired_ci", "random_maps"]
+__all__ = ["BASELINES", "blob_map", "compare", "insertion_deletion", "paired_ci", "random_maps"]
 
 
 def _blur(xb: Tensor) -> Tensor:
@@ -107,3 +107,31 @@ def paired_ci(
     rows = torch.randint(len(d), (draws, len(d)), generator=torch.Generator().manual_seed(seed))
     means, tail = d[rows].mean(1), (1 - level) / 2
     return d.mean().item(), means.quantile(tail).item(), means.quantile(1 - tail).item()
+
+
+def compare(
+    model: nn.Module,
+    xb: Tensor,                 # (N,C,H,W) float, normalised
+    raws: dict[str, Tensor],    # by name: (N,h,w) signed maps of one layer
+    target: Tensor,             # (N,) the classes they are for
+    steps: int = 16,
+    baseline: str = "blur",
+    level: float = 0.95,
+    seed: int = 0,              # of the noise and of the bootstrap
+) -> list[dict]:
+    """Each map against both controls, insertion and deletion: method, measure, control, n, auc, control_auc,
+    difference, low, high (of a paired bootstrap), better (the interval lies on the good side of 0)"""
+    n, size, found = len(xb), tuple(xb.shape[-2:]), []
+    grid = tuple(next(iter(raws.values())).shape[-2:])
+    controls = {"random": random_maps(n, size, grid, seed), "centred": blob_map(n, size)}
+    areas = {name: insertion_deletion(model, xb, maps, target, steps, baseline)
+             for name, maps in (controls | {m: upsample(raw, size) for m, raw in raws.items()}).items()}
+    for method in raws:
+        for k, (measure, sign) in enumerate((("insertion", 1), ("deletion", -1))):
+            for control in controls:
+                a, b = areas[method][k], areas[control][k]
+                mean, low, high = paired_ci(a, b, level, seed=seed)
+                found.append({"method": method, "measure": measure, "control": control, "n": n,
+                              "auc": a.mean().item(), "control_auc": b.mean().item(), "difference": mean,
+                              "low": low, "high": high, "better": low > 0 if sign > 0 else high < 0})
+    return found

@@ -6,11 +6,14 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import torch
+from fastai.torch_core import get_model
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from .errors import InputError, unknown
+from .faithfulness import compare
 from .figures import BAD, GOOD, Tile, add_colorbar, overlay, percent, short, show_message, show_tiles
 from .gradcam import GradCAM, find_layers
 from .predict import decode_pictures, inputs_of
@@ -43,11 +46,11 @@ class Gallery:
         self,
         idxs: Sequence[int],
         layer=None,                       # name, pattern, module or a list of these; None: `default_layer`
-        target: str | int = "pred",       # the class said ("pred"), the right one ("true"), or a number
+        target: str | int = "pred",       # the class said ("pred"), the right one ("true"), a number or name
         method: str = "gradcam",          # one of `gradcam.METHODS`
     ) -> dict[str, np.ndarray]:           # layer → (n,H,W) in 0…1
         "Where in the pictures at `idxs` the evidence for a class lies"
-        idxs, model = listed(idxs), self.learn.model
+        idxs, model = self._known(idxs), get_model(self.learn.model)
         classes = self._classes(idxs, target)
         names, maps = list(find_layers(model, default_layer(model) if layer is None else layer)), []
         for i in range(0, len(idxs), 64):
@@ -56,11 +59,18 @@ class Gallery:
             maps.append(out if isinstance(out, dict) else {names[0]: out})
         return {name: torch.cat([m[name] for m in maps]).cpu().numpy() for name in names}
 
+    def _known(self, idxs) -> list[int]:
+        idxs, last = listed(idxs), len(self) - 1
+        for i in idxs:
+            if not 0 <= i <= last: raise InputError(f"no picture {i}. Choose 0 to {last}.")
+        return idxs
+
     def _classes(self, idxs: list[int], target: str | int) -> Tensor:
-        if not isinstance(target, str): return torch.full((len(idxs),), target)
         known = {"pred": self.decoded, "true": self.targs}
-        if target not in known: raise unknown("target", target, known)
-        return known[target][idxs]
+        if isinstance(target, str) and target in known: return known[target][idxs]
+        if isinstance(target, str) and target not in self.names:
+            raise unknown("target", target, [*known, *self.names])
+        return torch.full((len(idxs),), self.names.index(target) if isinstance(target, str) else target)
 
     def said(self, i: int) -> str:
         "What picture `i` was called, and how surely"
@@ -87,6 +97,8 @@ class Gallery:
         method: str = "gradcam",
         cmap: str = "inferno",
         alpha: float = .5,
+        text: bool = True,           # write what was said
+        colorbar: bool = False,
         **kwargs,                    # for the grid: nrows, ncols, figsize, title
     ) -> Figure:
         "The pictures with the largest (smallest) losses: said, true, both probabilities, loss"
@@ -96,7 +108,8 @@ class Gallery:
         if heatmap:
             maps = next(iter(self.gradcam(idx, layer, "pred", method).values()))
             pictures = [overlay(p, m, cmap, alpha) for p, m in zip(pictures, maps)]
-        return show_tiles([[self._tile(i, p)] for i, p in zip(idx, pictures)], **kwargs)
+        groups = [[self._tile(i, p)] for i, p in zip(idx, pictures)]
+        return _shown(groups, text, cmap if heatmap and colorbar else None, **kwargs)
 
     def plot_misclassified(
         self,
@@ -116,13 +129,14 @@ class Gallery:
         layer=None,                                         # as in `gradcam`; several stand side by side
         target: str | int | Sequence = ("pred", "true"),    # why it said that; where the right class would be
         method: str = "gradcam",
-        cmap: str = "inferno",
-        alpha: float = .5,
+        cmap: str = "inferno",                              # of matplotlib; this one is perceptually uniform
+        alpha: float = .5,                                  # weight of the colours over the picture
+        text: bool = True,                                  # classes, probabilities and losses
         colorbar: bool = True,
         **kwargs,                                           # for the grid: nrows, ncols, figsize, title
     ) -> Figure:
         "Each mistake beside the evidence for what was said and for what is right"
-        idx = listed(k) if hasattr(k, "__iter__") else self.misclassified(k).tolist()
+        idx = self._known(k) if hasattr(k, "__iter__") else self.misclassified(k).tolist()
         if not idx: return show_message(self._no_mistakes())
         groups = [[self._tile(i, p)] for i, p in zip(idx, self.pictures(idx))]
         for t in [target] if isinstance(target, (str, int)) else target:
@@ -132,11 +146,40 @@ class Gallery:
                 for group, c, m in zip(groups, self._classes(idx, t), of_layer):
                     above = f"{word} {short(self.names[c], 14)}"
                     group.append(Tile(overlay(group[0].picture, m, cmap, alpha), above, below))
-        fig = show_tiles(groups, **kwargs)
-        if colorbar: add_colorbar(fig, cmap)
-        return fig
+        return _shown(groups, text, cmap if colorbar else None, **kwargs)
+
+    def gradcam_faithfulness(
+        self,
+        n: int = 100,                               # pictures, drawn by `seed`
+        layer=None,                                 # one layer, as in `gradcam`
+        methods: str | Sequence[str] = "gradcam",   # of `gradcam.METHODS`; each costs 2 × `steps` × n passes
+        steps: int = 16,                            # see `faithfulness.insertion_deletion`
+        baseline: str = "blur",
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Insertion and deletion AUC of each method for the predicted class, against maps of noise and a
+        centred blob. One row a method, measure and control: both AUC, their paired difference, its 95 %
+        interval, and whether that lies on the good side of 0"""
+        if n < 1: raise InputError(f"n={n}. Give 1 or more pictures.")
+        model = get_model(self.learn.model)
+        names = list(find_layers(model, default_layer(model) if layer is None else layer))
+        if len(names) > 1: raise InputError(f"layers {', '.join(names)} at once. Ask for one at a time.")
+        idxs = np.random.default_rng(seed).permutation(len(self))[:n]
+        xb = torch.cat([inputs_of(self.dl, part) for part in np.array_split(idxs, -(-len(idxs) // 64))])
+        xb = xb.as_subclass(Tensor).to(next(model.parameters()).device)
+        cam, classes = GradCAM(model, names), self.decoded[idxs]
+        methods = [methods] if isinstance(methods, str) else methods
+        raws = {m: cam(xb, classes, method=m, bs=64).raw for m in methods}
+        return pd.DataFrame(compare(model, xb, raws, classes, steps, baseline, seed=seed))
 
     def _no_mistakes(self) -> str: return f"No mistakes: all {len(self)} pictures were called what they are."
+
+
+def _shown(groups: list[list[Tile]], text: bool, cmap: str | None, **kwargs) -> Figure:
+    if not text: groups = [[Tile(tile.picture) for tile in group] for group in groups]
+    fig = show_tiles(groups, **kwargs)
+    if cmap: add_colorbar(fig, cmap)
+    return fig
 
 
 def listed(idxs) -> list[int]:

@@ -117,6 +117,24 @@ def test_sheet_takes_indices_one_target_and_a_colour_bar_or_none(interp):
     assert [t.get_text() for t in with_bar.axes[-1].get_xticklabels()] == ["none", "most"]
 
 
+def test_a_class_can_be_asked_for_by_its_name_and_an_unknown_picture_not_at_all(interp):
+    idx = interp.misclassified(2)
+    dog, one, cat = (interp.gradcam(idx, target=t)["layer3"] for t in ("dog", 1, "cat"))
+    assert np.array_equal(dog, one) and not np.array_equal(dog, cat)
+    for bad in (23, -1):
+        with pytest.raises(InputError, match=f"no picture {bad}. Choose 0 to 22"):
+            interp.plot_gradcam([0, bad])
+
+
+def test_texts_and_colour_bars_can_be_left_out_or_asked_for(interp):
+    sheet, bare = interp.plot_gradcam(2), interp.plot_gradcam(2, text=False, colorbar=False)
+    assert texts(bare) == [("", "")] * 6 and all(above for above, _ in texts(sheet))
+    np.testing.assert_array_equal(shown(bare), shown(sheet))
+    hot, plain = (interp.plot_top_losses(2, heatmap=h, colorbar=True) for h in (True, False))
+    assert hot.axes[-1].get_xlabel() == "evidence for the class" and len(plain.axes) == len(hot.axes) - 1
+    assert texts(interp.plot_top_losses(2, text=False)) == [("", "")] * 2
+
+
 def test_explaining_leaves_the_learner_as_it_was(learn, interp):
     learn.model.train()
     calls = count_calls(learn.model)
