@@ -31,6 +31,7 @@ class EpochSeed(Callback):
 
     def before_fit(self):
         self.state, self.counts = torch.random.get_rng_state(), fitting(self.learn)
+        self.on_cpu = all(p.device.type == "cpu" for p in self.model.parameters())
 
     def before_validate(self):
         "`tta` shows other views each time, and the same ones again when it is called again"
@@ -43,7 +44,7 @@ class EpochSeed(Callback):
     def before_batch(self):
         if not self.training: return
         key = np.random.SeedSequence((self.seed, self.done + self.epoch, self.first + self.iter))
-        torch.manual_seed(int(key.generate_state(1)[0]))
+        _seed(int(key.generate_state(1)[0]), self.on_cpu)
 
     def after_fit(self):
         if self.counts: self.done += self.n_epoch
@@ -86,6 +87,12 @@ class EpochTable(Callback):
     def cleanup(self):
         "Give the logger back"
         if self.learn.logger is _quiet: self.learn.logger = print
+
+
+def _seed(seed: int, on_cpu: bool) -> None:
+    "`torch.manual_seed`, which at each call asks for every kind of device that torch knows, 0.5 ms in all"
+    if on_cpu: torch.random.default_generator.manual_seed(seed)
+    else: torch.manual_seed(seed)
 
 
 def _quiet(*_): "In the place of `print`"

@@ -52,6 +52,14 @@ class DeviceRecorder(Recorder):
         super().__init__(**kwargs)
         self.loss, self.smooth_loss = _DeviceLoss(), _DeviceSmoothLoss(self.smooth_loss.beta)
 
+    def after_batch(self):
+        "As fastai's, without its lists of metrics where only the loss is recorded"
+        if not self.learn.training or self.train_metrics or not self.learn.yb: return super().after_batch()
+        self.smooth_loss.accumulate(self.learn)
+        self.learn.smooth_loss = self.smooth_loss.value
+        self.losses.append(self.learn.smooth_loss)
+        self.lrs.append(self.learn.opt.hypers[-1]["lr"])
+
     def after_train(self):
         self.fetch()
         super().after_train()
