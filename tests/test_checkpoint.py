@@ -181,7 +181,7 @@ DAMAGE = [truncate, empty, remove, flip, hostile, hostile_zip, forged, list_inst
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda f: f.__name__)
-def test_f4_a_bad_newest_checkpoint_falls_back_with_one_line(store, damage, caplog):
+def test_F4_a_bad_newest_checkpoint_falls_back_with_one_line(store, damage, caplog):
     damage(store.folder/"epoch-0003.pt")
     assert store.load_newest(expect={"seed": 0})["done"] == 2
     line, = caplog.messages
@@ -189,13 +189,13 @@ def test_f4_a_bad_newest_checkpoint_falls_back_with_one_line(store, damage, capl
     assert not (store.folder/"marker").exists()
 
 
-def test_f4_control_the_hostile_file_would_run_if_it_were_unpickled(tmp_path):
+def test_F4_control_the_hostile_file_would_run_if_it_were_unpickled(tmp_path):
     hostile(tmp_path/"x.pt")
     pickle.loads((tmp_path/"x.pt").read_bytes())
     assert (tmp_path/"marker").exists()
 
 
-def test_f4_a_run_goes_on_over_a_bad_checkpoint_without_losing_the_good_one(store):
+def test_F4_a_run_goes_on_over_a_bad_checkpoint_without_losing_the_good_one(store):
     flip(store.folder/"epoch-0003.pt")
     assert store.load_newest()["done"] == 2
     store.save(state_of(2), 2, batch=5)
@@ -204,14 +204,14 @@ def test_f4_a_run_goes_on_over_a_bad_checkpoint_without_losing_the_good_one(stor
 
 
 @pytest.mark.parametrize("damage", [flip, forged, manifest_cut], ids=lambda f: f.__name__)
-def test_f5_where_all_are_bad_each_is_listed(store, damage):
+def test_F5_where_all_are_bad_each_is_listed(store, damage):
     for epoch in (2, 3): damage(store.folder/f"epoch-000{epoch}.pt")
     with pytest.raises(CheckpointError, match="epoch-0003.* epoch-0002.pt ") as error: store.load_newest()
     assert error.value.exit_status == 1 and "\n" not in str(error.value)
     assert len(names(store.folder)) >= 4, "the evidence stays"
 
 
-def test_f6_another_runs_checkpoint_is_refused_by_the_name_of_the_field(store):
+def test_F6_another_runs_checkpoint_is_refused_by_the_name_of_the_field(store):
     with pytest.raises(InputError, match="seed was 0, is now 1; limit was null, is now 5"):
         store.load_newest(expect={"seed": 1, "classes": ("cat", "dog"), "limit": 5})
     assert store.load_newest(expect={"classes": ("cat", "dog")})["done"] == 3, "JSON makes lists of tuples"
@@ -272,7 +272,7 @@ KILL_AT_EACH_LINE = textwrap.dedent("""
 """)
 
 
-def test_f1_killed_at_each_line_of_the_save_routine_one_complete_checkpoint_is_the_newest(tmp_path):
+def test_F1_killed_at_each_line_of_the_save_routine_one_complete_checkpoint_is_the_newest(tmp_path):
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", KILL_AT_EACH_LINE, tmp_path/"c"],
                           capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -298,7 +298,7 @@ def holder_of(folder, *fork):
     return process
 
 
-def test_f22_a_second_process_is_refused_at_once_and_the_first_is_unhurt(tmp_path):
+def test_F22_a_second_process_is_refused_at_once_and_the_first_is_unhurt(tmp_path):
     first = holder_of(tmp_path)
     with pytest.raises(InputError, match=f"in use by process {first.pid}"), RunLock(tmp_path): pass
     first.communicate("")
@@ -306,7 +306,7 @@ def test_f22_a_second_process_is_refused_at_once_and_the_first_is_unhurt(tmp_pat
     with RunLock(tmp_path): assert (tmp_path/".lock").read_text() == str(os.getpid())
 
 
-def test_f22_the_lock_of_a_killed_process_is_free(tmp_path):
+def test_F22_the_lock_of_a_killed_process_is_free(tmp_path):
     first = holder_of(tmp_path)
     first.send_signal(signal.SIGKILL)
     first.communicate()
@@ -314,7 +314,7 @@ def test_f22_the_lock_of_a_killed_process_is_free(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_f22_a_worker_that_outlives_its_parent_does_not_keep_the_lock(tmp_path):
+def test_F22_a_worker_that_outlives_its_parent_does_not_keep_the_lock(tmp_path):
     orphan = holder_of(tmp_path, "fork")
     with RunLock(tmp_path): orphan.communicate("")
     assert names(tmp_path) == []

@@ -122,7 +122,7 @@ def undisturbed(): return {name: fit(tiny(name)) for name in OPTIMISERS}
 
 @pytest.mark.parametrize("opt", OPTIMISERS)
 @pytest.mark.parametrize("epoch", range(EPOCHS))
-def test_f20_killed_after_any_epoch_ends_like_an_undisturbed_run(tmp_path, undisturbed, opt, epoch):
+def test_F20_killed_after_any_epoch_ends_like_an_undisturbed_run(tmp_path, undisturbed, opt, epoch):
     with pytest.raises(Killed): fit(tiny(opt), tmp_path, [KillAt("after_epoch", epoch)])
     learn = tiny(opt)
     scramble()
@@ -132,14 +132,14 @@ def test_f20_killed_after_any_epoch_ends_like_an_undisturbed_run(tmp_path, undis
 @pytest.mark.parametrize("opt", ["adam", "nesterov"])
 @pytest.mark.parametrize("event, n", [*(("after_step", n) for n in (1, 4, 10, 23)),
                                       ("before_validate", 0), ("after_validate", 5)])
-def test_f20_killed_after_a_batch_ends_like_an_undisturbed_run(tmp_path, undisturbed, opt, event, n):
+def test_F20_killed_after_a_batch_ends_like_an_undisturbed_run(tmp_path, undisturbed, opt, event, n):
     with pytest.raises(Killed): fit(tiny(opt), tmp_path, [KillAt(event, n)], every_minutes=0)
     learn = tiny(opt)
     scramble()
     assert fit(learn, tmp_path, resume=True, every_minutes=0) == undisturbed[opt]
 
 
-def test_f20_killed_again_and_again_ends_like_an_undisturbed_run(tmp_path, undisturbed):
+def test_F20_killed_again_and_again_ends_like_an_undisturbed_run(tmp_path, undisturbed):
     times = 0
     while True:
         try: ended = fit(tiny(), tmp_path, [KillAt("after_step", 5)], resume=True, every_minutes=0)
@@ -148,23 +148,23 @@ def test_f20_killed_again_and_again_ends_like_an_undisturbed_run(tmp_path, undis
     assert ended == undisturbed["nesterov"] and times == 4
 
 
-def test_f20_short_epochs_share_a_checkpoint_if_saving_shall_cost_little(tmp_path, undisturbed):
+def test_F20_short_epochs_share_a_checkpoint_if_saving_shall_cost_little(tmp_path, undisturbed):
     with pytest.raises(Killed): fit(tiny(), tmp_path, [KillAt("after_epoch", 4)], share=1e-6)
     assert [p.name for p in tmp_path.glob("*.pt")] == ["epoch-0001.pt"]
     assert fit(tiny(), tmp_path, resume=True, share=1e-6) == undisturbed["nesterov"]
     assert (tmp_path/"epoch-0006.pt").exists(), "the last is always saved"
 
 
-def test_f20_a_finished_run_is_resumed_to_its_end(tmp_path, undisturbed):
+def test_F20_a_finished_run_is_resumed_to_its_end(tmp_path, undisturbed):
     fit(tiny(), tmp_path)
     assert fit(tiny(), tmp_path, resume=True) == undisturbed["nesterov"]
 
 
-def test_f20_without_a_checkpoint_resuming_starts_at_the_beginning(tmp_path, undisturbed):
+def test_F20_without_a_checkpoint_resuming_starts_at_the_beginning(tmp_path, undisturbed):
     assert fit(tiny(), tmp_path/"none yet", resume=True) == undisturbed["nesterov"]
 
 
-def test_f21_control_other_seeds_epochs_and_unresumed_runs_end_elsewhere(tmp_path, undisturbed):
+def test_F21_control_other_seeds_epochs_and_unresumed_runs_end_elsewhere(tmp_path, undisturbed):
     ends = [undisturbed["nesterov"], fit(tiny(seed=1)), fit(tiny(), epochs=EPOCHS - 1)]
     with pytest.raises(Killed): fit(tiny(), tmp_path, [KillAt("after_epoch", 2)])
     state = Checkpoint(tmp_path).store.load_newest()
@@ -272,7 +272,7 @@ def renamed():
     ("seed", lambda f: fit_with_seed(f, 1)),
     ("already holds", lambda f: fit(tiny(), f)),
 ])
-def test_f6_a_run_that_differs_is_refused_by_the_name_of_the_field(tmp_path, field, other):
+def test_F6_a_run_that_differs_is_refused_by_the_name_of_the_field(tmp_path, field, other):
     with pytest.raises(Killed): fit(tiny(), tmp_path, [KillAt("after_epoch", 1)])
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     with pytest.raises(InputError, match=field) as error: other(tmp_path)
@@ -284,7 +284,7 @@ def fit_with_seed(folder, seed):
     tiny().fit_one_cycle(6, 0.1, cbs=Checkpoint(folder, fingerprint={"seed": seed}, resume=True))
 
 
-def test_f4_a_bad_newest_checkpoint_costs_an_epoch_and_nothing_else(tmp_path, undisturbed, caplog):
+def test_F4_a_bad_newest_checkpoint_costs_an_epoch_and_nothing_else(tmp_path, undisturbed, caplog):
     with pytest.raises(Killed): fit(tiny(), tmp_path, [KillAt("after_epoch", 3)])
     (tmp_path/"epoch-0004.pt").write_bytes(b"x")
     assert fit(tiny(), tmp_path, resume=True) == undisturbed["nesterov"]
@@ -292,7 +292,7 @@ def test_f4_a_bad_newest_checkpoint_costs_an_epoch_and_nothing_else(tmp_path, un
     assert re.search("epoch-0004.pt has 1 bytes.*: going back to .*epoch-0003.pt", line)
 
 
-def test_f7_a_full_disk_ends_the_fit_and_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+def test_F7_a_full_disk_ends_the_fit_and_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     fsync, left = os.fsync, [4]
     def full(fd):
         left[0] -= 1
@@ -339,7 +339,7 @@ class Weights(Callback):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("spoil", [SpoilBatch, SpoilLoss, SpoilGradient])
 @pytest.mark.parametrize("opt, batch, late", [("adam", 0, False), ("sgd", 2, True), ("nesterov", 3, True)])
-def test_f13_what_is_no_number_stops_before_the_step(tmp_path, spoil, value, opt, batch, late):
+def test_F13_what_is_no_number_stops_before_the_step(tmp_path, spoil, value, opt, batch, late):
     learn, weights = tiny(opt), Weights()
     found = f"epoch 1, batch {batch}: stopped before the step.*checkpoint: .*epoch-0001.pt"
     with pytest.raises(NonFiniteLoss, match=found) as error:
@@ -352,7 +352,7 @@ def test_f13_what_is_no_number_stops_before_the_step(tmp_path, spoil, value, opt
 @pytest.mark.parametrize("rate", [1e4, 1e12, 1e31, 1e38])
 @pytest.mark.parametrize("wd", [0., 0.01])
 @pytest.mark.parametrize("opt, late", [*((opt, False) for opt in OPTIMISERS), ("nesterov", True)])
-def test_f13_an_absurd_learning_rate_leaves_finite_weights(opt, late, rate, wd):
+def test_F13_an_absurd_learning_rate_leaves_finite_weights(opt, late, rate, wd):
     learn = tiny(opt, wd=wd)
     try:
         with learn.no_logging(): learn.fit(4, rate, cbs=StopOnNonFinite(late))
@@ -360,13 +360,13 @@ def test_f13_an_absurd_learning_rate_leaves_finite_weights(opt, late, rate, wd):
     assert all(v.isfinite().all() for v in learn.model.state_dict().values())
 
 
-def test_f13_control_without_the_callback_the_weights_are_spoiled():
+def test_F13_control_without_the_callback_the_weights_are_spoiled():
     learn = tiny()
     fit(learn, cbs=[SpoilBatch(6)])
     assert not all(v.isfinite().all() for v in learn.model.state_dict().values())
 
 
-def test_f13_spoiled_weights_never_replace_a_good_checkpoint(tmp_path):
+def test_F13_spoiled_weights_never_replace_a_good_checkpoint(tmp_path):
     with pytest.raises(NonFiniteLoss, match="not saved. Last good checkpoint: .*epoch-0002.pt"):
         fit(tiny(), tmp_path, [SpoilBatch(10)])
     assert sorted(p.name for p in tmp_path.glob("*.pt")) == ["epoch-0001.pt", "epoch-0002.pt"]
@@ -379,7 +379,7 @@ def test_an_infinity_that_a_model_keeps_for_a_reason_is_left_alone(tmp_path):
     assert learn.model.mask.tolist() == [0., float("-inf")]
 
 
-def test_f13_lr_find_ends_where_the_loss_does(tmp_path):
+def test_F13_lr_find_ends_where_the_loss_does(tmp_path):
     learn = tiny(cbs=[StopOnNonFinite()], path=tmp_path)
     with learn.no_logging(): learn.lr_find(num_it=40, show_plot=False, suggest_funcs=(), end_lr=1e3)
     with learn.no_logging(), learn.added_cbs(SpoilBatch(25)):
@@ -408,7 +408,7 @@ class Closed(Callback):
 @pytest.mark.parametrize("event, n", [("after_pred", 0), ("before_step", 9), ("after_epoch", 1),
                                       ("before_validate", 1)])
 @pytest.mark.parametrize("block", [True, False])
-def test_f3_a_signal_stops_and_loses_nothing(tmp_path, undisturbed, signum, status, event, n, block):
+def test_F3_a_signal_stops_and_loses_nothing(tmp_path, undisturbed, signum, status, event, n, block):
     before, closed, stop = handlers(), Closed(), StopOnSignal()
     with pytest.raises(Stopped, match=signal.Signals(signum).name + ".*checkpoint: .*epoch-000") as error, \
          stop if block else nullcontext():
@@ -420,7 +420,7 @@ def test_f3_a_signal_stops_and_loses_nothing(tmp_path, undisturbed, signum, stat
 
 
 @pytest.mark.parametrize("block", [True, False])
-def test_f3_a_second_ctrl_c_stops_at_once(tmp_path, block):
+def test_F3_a_second_ctrl_c_stops_at_once(tmp_path, block):
     before, stop, learn = handlers(), StopOnSignal(), tiny()
     with pytest.raises(KeyboardInterrupt), stop if block else nullcontext():
         fit(learn, tmp_path, [stop, SignalAt("after_pred", 9, signal.SIGINT, signal.SIGINT)])
@@ -428,7 +428,7 @@ def test_f3_a_second_ctrl_c_stops_at_once(tmp_path, block):
     assert not [p for p in tmp_path.iterdir() if p.suffix == ".tmp"]
 
 
-def test_f3_a_signal_in_lr_find_leaves_the_weights_as_they_were(tmp_path):
+def test_F3_a_signal_in_lr_find_leaves_the_weights_as_they_were(tmp_path):
     learn = tiny(path=tmp_path)
     before = {k: v.clone() for k, v in learn.model.state_dict().items()}
     with pytest.raises(Stopped), StopOnSignal() as stop, learn.no_logging():
@@ -438,7 +438,7 @@ def test_f3_a_signal_in_lr_find_leaves_the_weights_as_they_were(tmp_path):
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
-def test_f3_a_signal_in_a_prediction_pass_or_between_two_stops_there():
+def test_F3_a_signal_in_a_prediction_pass_or_between_two_stops_there():
     learn = tiny()
     with pytest.raises(Stopped), StopOnSignal() as stop:
         learn.add_cbs([stop, SignalAt("after_pred", 2, signal.SIGTERM)])
@@ -450,7 +450,7 @@ def test_f3_a_signal_in_a_prediction_pass_or_between_two_stops_there():
     with pytest.raises(Stopped), StopOnSignal(): os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_f3_after_a_fit_that_failed_the_handlers_are_the_old_ones_or_let_the_signal_pass():
+def test_F3_after_a_fit_that_failed_the_handlers_are_the_old_ones_or_let_the_signal_pass():
     class Fail(Callback):
         def after_pred(self): raise RuntimeError("broken")
     before, stop, learn = handlers(), StopOnSignal(), tiny()
@@ -463,7 +463,7 @@ def test_f3_after_a_fit_that_failed_the_handlers_are_the_old_ones_or_let_the_sig
     assert handlers() == before
 
 
-def test_f3_outside_the_main_thread_nothing_is_installed():
+def test_F3_outside_the_main_thread_nothing_is_installed():
     before, seen = handlers(), []
     thread = threading.Thread(target=lambda: (fit(tiny(), cbs=[StopOnSignal()]), seen.append(True)))
     thread.start(), thread.join()
