@@ -35,7 +35,7 @@ _home = {
     "weights": ["load_weights", "save_weights"],
 }
 _module_of = {name: f"{__name__}.{module}" for module, names in _home.items() for name in names}
-_module_of["ClassificationInterpretation"] = "fastai.interpret"  # works on our Learners too
+_module_of["ClassificationInterpretation"] = "fastai.vision.learner"  # works on our Learners too
 _modules = ("cli", "policy")
 
 __all__ = sorted([*_module_of, "policy"])  # noqa: PLE0605
@@ -52,7 +52,7 @@ def __dir__(): return sorted({*globals(), *__all__, *_modules})
 
 
 if TYPE_CHECKING:   # for editors, which do not run `__getattr__`
-    from fastai.interpret import ClassificationInterpretation as ClassificationInterpretation
+    from fastai.vision.learner import ClassificationInterpretation as ClassificationInterpretation
 
     from . import cli as cli
     from . import policy as policy

@@ -134,6 +134,11 @@ class BatchDL(TfmdDL):
         epoch, number, idxs = key
         return f"batch {number} of epoch {epoch} ({self._name(idxs[0])} … {self._name(idxs[-1])})"
 
+    def show_results(self, *args, **kwargs):
+        "fastai's, which asks for this module to tell pictures from other things"
+        import fastai.vision.learner  # noqa: F401  (takes half a second)
+        return super().show_results(*args, **kwargs)
+
     def close(self) -> None:
         "End the worker processes; the next iteration starts new ones"
         if self.pool is not None: self.pool.close()

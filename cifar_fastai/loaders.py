@@ -24,7 +24,7 @@ from .data import ImageData, load_data
 from .errors import InputError, unknown
 from .store import LabelOf, PictureOf, PictureStore
 
-__all__ = ["NormalizePictures", "cifar_block", "cifar_dataloaders", "suggest_workers"]
+__all__ = ["NormalizePictures", "cifar_block", "cifar_dataloaders", "suggest_workers", "usable_device"]
 
 log = logging.getLogger("cifar_fastai")
 
@@ -108,7 +108,7 @@ def cifar_dataloaders(
     Raises: InputError for a source, policy or value that is not known or cannot be read."""
     data = source if isinstance(source, ImageData) else load_data(source, size=size, unverified=unverified)
     if limit is not None: data = data.limit(limit, seed)
-    device = torch.device(device) if device is not None else default_device()
+    device = usable_device(device)
     workers = suggest_workers(device) if num_workers is None else num_workers
     for name, value, least in (("bs", bs, 1), ("num_workers", workers, 0), ("seed", seed, 0)):
         if value < least: raise InputError(f"{name}={value}. Give {least} or more.")
@@ -121,6 +121,19 @@ def cifar_dataloaders(
         log.warning("loader: item transforms %s are applied picture by picture, several times slower than "
                     "Albumentations transforms in aug=", [type(t).__name__ for t in _listed(item_tfms)])
     return dls
+
+
+def usable_device(
+    device: str | torch.device | None,  # "cpu", "cuda" …; None: the best there is
+) -> torch.device:
+    "`device`, tried. Raises: InputError where it cannot be used here"
+    try:
+        device = default_device() if device is None else torch.device(device)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as e:
+        why = str(e).splitlines()[0].rstrip(". ")[:200]
+        raise InputError(f"device {str(device)!r} cannot be used here: {why}. Try cpu.") from e
+    return device
 
 
 def suggest_workers(device: torch.device) -> int:

@@ -15,14 +15,13 @@ import torch
 from .cam_callback import GradCAMCallback
 from .checkpoint import versions
 from .data import ImageData, load_data
-from .errors import InputError
 from .failures import plain_failures
 from .finder import SUGGESTIONS, explain_rate
 from .gradcam import find_layers
 from .ingredients import callbacks_of
 from .interpret import ImageInterpretation
 from .learner import ImageLearner, cifar_learner
-from .loaders import cifar_dataloaders
+from .loaders import cifar_dataloaders, usable_device
 from .lock import RunLock
 from .logs import History, TensorBoardLog, lines_to
 from .precision import machine_name
@@ -104,7 +103,7 @@ def _decided(data, learn) -> dict:
 
 def _prepare(recipe: Recipe, data, unverified, workers, device, before) -> ImageLearner:
     "Data, loaders and Learner, with everything checked that can be checked before training"
-    if device is not None: device = _device(device)
+    device = usable_device(device)
     if not isinstance(data, ImageData): data = load_data(data, size=recipe.size, unverified=unverified)
     kept = data if recipe.limit is None else data.limit(recipe.limit, recipe.seed)
     bs = _batch_size(recipe, len(kept.x_train))
@@ -124,15 +123,6 @@ def _prepare(recipe: Recipe, data, unverified, workers, device, before) -> Image
     log.info("net         %s, %s parameters, %s, channels_last", recipe.model,
              f"{sum(p.numel() for p in learn.model.parameters()):,}", learn.precision_name)
     return learn
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as e:
-        raise InputError(f"device {name!r} cannot be used here: {str(e).splitlines()[0]}. Try cpu.") from e
-    return device
 
 
 def _batch_size(recipe: Recipe, n: int) -> int:
