@@ -78,8 +78,7 @@ def copy(where: Path):
     no_cache = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "cifar_fastai", where / "cifar_fastai", ignore=no_cache)
     (where / "tests").mkdir()
-    for name in (*TESTS, "conftest.py"):
-        if (ROOT / "tests" / name).exists(): shutil.copy(ROOT / "tests" / name, where / "tests")
+    for name in TESTS: shutil.copy(ROOT / "tests" / name, where / "tests")
 
 
 def red_tests(
