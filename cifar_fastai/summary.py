@@ -21,8 +21,9 @@ def model_summary(
     multiply-adds), and a line that names the weights no output depends on. The model stays as it is."""
     from torchinfo import summary
     net = deepcopy(model).cpu().float()
-    table = summary(net, input_size=(1, n_in, size, size), col_names=COLUMNS, row_settings=("var_names",),
-                    depth=4, device="cpu", verbose=0)
+    with torch.random.fork_rng(devices=[]):
+        table = summary(net, input_size=(1, n_in, size, size), col_names=COLUMNS, depth=4, device="cpu",
+                        row_settings=("var_names",), verbose=0)
     unused = unused_weights(net, size, n_in)
     count = sum(dict(net.named_parameters())[name].numel() for name in unused)
     last = f"Unused: {', '.join(unused)} ({count:,} weights)" if unused else "Unused: none"

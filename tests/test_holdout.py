@@ -1,0 +1,49 @@
+"""The best weights are those of the best epoch, by a holdout, never by the test set."""
+import pytest
+import torch
+from fastai.callback.core import Callback
+from test_schedules import Losses
+
+from cifar_fastai.errors import InputError
+from cifar_fastai.holdout import KeepBest
+
+
+class EachEpoch(Callback):
+    order = 70
+    def __init__(self): self.weights = []
+    def after_epoch(self): self.weights.append({k: v.clone() for k, v in self.model.state_dict().items()})
+
+
+@pytest.mark.parametrize("accuracies, losses, best", [
+    ([.2, .7, .5, .6], [3, 2, 1, 1], 2),
+    ([.2, .7, .5, .7], [3, 2, 1, 1.5], 4),
+    ([.7, .7, .7, .7], [1, 1, 1, 1], 1)])
+def test_the_weights_at_the_end_are_the_best_epochs(learner, accuracies, losses, best):
+    learn, all_of_them, keep = learner(valid="holdout"), EachEpoch(), KeepBest()
+    learn.fit(4, 0.1, cbs=[Losses(losses, accuracies), all_of_them, keep])
+    assert keep.epoch_of_best == learn.epoch_of_best == best
+    for k, epoch in enumerate(all_of_them.weights, 1):
+        same = all(torch.equal(v, epoch[name]) for name, v in learn.model.state_dict().items())
+        assert same == (k == best)
+
+
+def test_the_test_set_may_not_choose(learner):
+    with pytest.raises(InputError, match="keeping the best weights would choose by the test set"):
+        learner(valid="test").fit(1, 0.1, cbs=KeepBest())
+
+
+def test_a_fit_that_ends_in_an_error_keeps_its_last_weights(learner):
+    class Fail(Callback):
+        order = 80
+        def after_epoch(self):
+            if self.epoch == 1: raise RuntimeError("out of luck")
+    learn, seen = learner(valid="holdout"), EachEpoch()
+    with pytest.raises(RuntimeError, match="out of luck"):
+        learn.fit(3, 0.1, cbs=[Losses([1, 2], [.9, .1]), KeepBest(), seen, Fail()])
+    assert all(torch.equal(v, seen.weights[1][k]) for k, v in learn.model.state_dict().items())
+
+
+def test_range_test_on_the_holdout_needs_one(learner):
+    with pytest.raises(InputError, match="which is the test set here"):
+        learner(valid="test").lr_find(num_it=30, on="holdout", show_plot=False)
+    learner(valid="holdout").lr_find(num_it=30, on="holdout", mode="linear", end_lr=0.5, show_plot=False)
