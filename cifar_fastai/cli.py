@@ -89,7 +89,8 @@ def _rate(lr: str | None) -> float | str | None:
 def _run(recipe: Recipe, args, out, resume: bool) -> None:
     if args.seeds and args.seed is not None:
         raise InputError("both --seed and --seeds were given. Give one of them.")
-    if args.seeds and args.resume: raise InputError("--resume takes one run. Leave --seeds out.")
+    if args.seeds and args.resume == "newest" and args.out is None:
+        raise InputError("--resume with --seeds takes the folder that holds them. Give it: --resume FOLDER.")
     from .runs import train
     common = {"unverified": args.unverified, "workers": args.workers, "device": args.device,
               "quiet": args.quiet, "checkpoint_minutes": args.checkpoint_minutes}
@@ -97,7 +98,7 @@ def _run(recipe: Recipe, args, out, resume: bool) -> None:
         train(recipe, args.data or _begun_data(out, resume) or "cifar10", out, resume=resume, **common)
         return
     from .seeds import train_seeds
-    train_seeds(recipe, args.data or "cifar10", args.seeds, out, **common)
+    train_seeds(recipe, args.data or "cifar10", args.seeds, out, resume=resume, **common)
 
 
 def _resumed(recipe: Recipe, args) -> tuple[str | None, bool]:

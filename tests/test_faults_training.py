@@ -1,4 +1,4 @@
-"What must not break it, the part about epochs: F14, F18–F21, F24, F26, F29"
+"What must not break it, the part about epochs: F3, F14, F16, F18–F21, F24, F26, F29"
 import errno
 import os
 import signal
@@ -8,15 +8,59 @@ import albumentations as A
 import numpy as np
 import pytest
 import torch
+from fastai.callback.core import Callback
 from made import picture_folder
 from process import at, hashes, recipe, run, send, whole
 
-from cifar_fastai import GradCAMCallback, batch_loader, workers
+from cifar_fastai import GradCAM, GradCAMCallback, batch_loader, workers
 from cifar_fastai.augment import build_augmentation, draw_from
+from cifar_fastai.errors import InputError
 from cifar_fastai.loaders import cifar_dataloaders
 from cifar_fastai.resume import Checkpoint
+from cifar_fastai.safety import StopOnSignal, Stopped
 
 kill = send(signal.SIGKILL)
+
+
+# ---------------------------------------------------------------- F3: signals, and what they leave in a model
+
+class Signals(torch.nn.Module):
+    "Sends SIGTERM when it is run the n-th time"
+    def __init__(self, n): super().__init__(); self.n = n
+    def forward(self, x):
+        self.n -= 1
+        if not self.n: os.kill(os.getpid(), signal.SIGTERM)
+        return x
+
+
+def with_signal(learn, n):
+    learn.model.layer4 = Signals(n)
+    return {k: v.clone() for k, v in learn.model.state_dict().items()}
+
+
+def test_F3_a_signal_in_a_grad_cam_pass_leaves_no_hook_and_no_gradient(learner):
+    learn = learner()
+    with_signal(learn, 1)
+    with pytest.raises(Stopped, match="SIGTERM"), StopOnSignal():
+        GradCAM(learn.model, "layer3")(torch.zeros(2, 3, 16, 16))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in learn.model.modules())
+    assert all(p.grad is None for p in learn.model.parameters())
+
+
+def test_F3_a_signal_in_a_range_test_leaves_the_weights_as_they_were(learner):
+    learn = learner()
+    before = with_signal(learn, 9)
+    with pytest.raises(Stopped, match="SIGTERM"), StopOnSignal() as stop:
+        learn.add_cb(stop)
+        learn.lr_find(num_it=40, show_plot=False)
+    assert all(v.equal(before[k]) for k, v in learn.model.state_dict().items())
+    assert learn.model.layer4.n == 0, "at the edge of the batch in which it came"
+    learn.fit(1, 1.)
+    assert not all(v.equal(before[k]) for k, v in learn.model.state_dict().items()), "the control"
+
+
+def test_F16_a_head_of_another_width_than_the_classes_is_refused(learner):
+    with pytest.raises(InputError, match="head has 3 outputs but the data has 4 classes"): learner(n_out=3)
 
 
 # ---------------------------------------------------------------- F14: workers
@@ -102,6 +146,26 @@ def test_F20_interrupted_at_any_epoch_a_run_ends_like_an_undisturbed_one(tmp_pat
     assert run("--out", folder, prepare=lambda: at(Checkpoint, "after_epoch", kill, epoch))[0] == -9
     assert run("--resume", folder, "--workers", 2*(epoch == 1))[0] == 0
     assert hashes(folder) == hashes(whole())
+
+
+class Stop(Callback):
+    "As SIGKILL after the second epoch: no callback hears of it"
+    order = Checkpoint.order + 1
+    def after_epoch(self):
+        if self.epoch == 1: raise KeyboardInterrupt
+
+
+def test_F20_in_a_notebook_a_fit_goes_on_where_it_was_interrupted(learner, tmp_path):
+    undisturbed, interrupted, resumed = learner(), learner(), learner()
+    undisturbed.fit_one_cycle(4, 0.1)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.fit_one_cycle(4, 0.1, cbs=[Checkpoint(tmp_path), Stop()])
+    resumed.fit_one_cycle(4, 0.1, cbs=Checkpoint(tmp_path, resume=True))
+    weights = undisturbed.model.state_dict()
+    assert all(v.equal(weights[k]) for k, v in resumed.model.state_dict().items())
+    assert not all(v.equal(weights[k]) for k, v in interrupted.model.state_dict().items()), "the control"
+    rows = [[list(row) for row in learn.recorder.values] for learn in (resumed, undisturbed)]
+    assert rows[0] == rows[1] and len(rows[0]) == 4
 
 
 def test_F21_another_seed_gives_other_bytes_in_every_file(tmp_path):
