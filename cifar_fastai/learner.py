@@ -66,10 +66,12 @@ class ImageLearner(Learner):
         if event_name not in self._listeners:
             self._listeners[event_name] = [cb for cb in self.cbs.sorted("order") if _listens(cb, event_name)]
         inner, training = event_name in _inner_loop, self.training
-        for cb in self._listeners[event_name]:
-            wanted = not inner or (cb.run_train if training else cb.run_valid)
-            if cb.run and wanted: getattr(cb, event_name)()
-            if event_name == "after_fit": cb.run = True
+        try:
+            for cb in self._listeners[event_name]:
+                wanted = not inner or (cb.run_train if training else cb.run_valid)
+                if cb.run and wanted: getattr(cb, event_name)()
+        finally:
+            if event_name == "after_fit": self.cbs.map(_runs_again)
 
     def _split(self, b):
         "Plain tensors for the model: fastai's subclasses cost microseconds at each operation"
@@ -88,7 +90,7 @@ class ImageLearner(Learner):
         "Let every callback put back what it changed elsewhere: fastai calls no event on Ctrl-C or an error"
         for cb in self.cbs:
             if hasattr(type(cb), "cleanup"): cb.cleanup()
-            cb.run = True
+            _runs_again(cb)
         self.training = False
 
     def fit(self, *args, **kwargs):
@@ -141,6 +143,9 @@ class ImageLearner(Learner):
                          suggest_funcs=suggest_funcs, **kwargs)
 
 
+def _runs_again(cb): cb.run = True
+
+
 def _listens(cb, event_name) -> bool: return hasattr(type(cb), event_name) or event_name in vars(cb)
 
 
@@ -177,7 +182,7 @@ def cifar_learner(
     if n_out is not None and n_out != classes:
         raise InputError(f"the head has {n_out} outputs but the data has {classes} classes. "
                          "Leave n_out away, or change the data.")
-    opt_func, device = optimizer(opt, mom), dls.device or torch.device("cpu")
+    opt_func, device = optimizer(opt, mom), torch.device(dls.device or "cpu")
     model = _model(arch, classes, norm, seed).to(device, memory_format=torch.channels_last)
     precision = choose_precision(precision, device)
     decay = {"wd": wd} if wd_norm_bias else {"wd": [wd, 0.0], "splitter": decay_groups}
