@@ -21,7 +21,8 @@ def n_parameters(net): return sum(p.numel() for p in net.parameters())
 
 
 def test_every_net_is_listed():
-    assert set(MODELS) == set(COUNTS)
+    ours = {name for name, net in MODELS.items() if net.__module__ == "cifar_fastai.models"}   # tests add more
+    assert ours == set(COUNTS)
 
 
 @all_nets
