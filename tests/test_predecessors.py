@@ -65,7 +65,7 @@ def test_the_recipes_of_the_first_table_exist():
 
 
 def test_a_name_that_does_not_exist_is_noticed():
-    wrong = ("--colour", "figures/loss.png", "notes.txt", "recipes/none.py", "Recipe.colour",
+    wrong = ("--colour", "figures/landscape.png", "notes.txt", "recipes/none.py", "Recipe.colour",
              "models.resnet7", "gallery.Gallery.plot_everything")
     assert [n for n in wrong if exists(n)] == []
 
