@@ -109,12 +109,13 @@ def probe(
     seconds: float = 1.0,   # roughly what the probe may take
 ) -> float:                 # time of a fp32 step / time of a bf16 step, medians
     "Train a small stack of the convolutions that a ResNet is made of in both precisions by turns"
-    convs = [nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(),
-             nn.Conv2d(64, 128, 3, padding=1, stride=2), nn.ReLU(), nn.Conv2d(128, 128, 3, padding=1)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = nn.Sequential(*convs).to(device, memory_format=torch.channels_last)
-        x = torch.randn(32, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+        net = nn.Sequential(
+            nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(64, 128, 3, padding=1, stride=2), nn.ReLU(), nn.Conv2d(128, 128, 3, padding=1))
+        x = torch.randn(32, 3, 32, 32)
+    net, x = (o.to(device, memory_format=torch.channels_last) for o in (net, x))
     times, start = {"fp32": [], "bf16": []}, time.perf_counter()
     with torch.enable_grad():
         while len(times["bf16"]) < 4 or time.perf_counter() - start < seconds:

@@ -1,0 +1,149 @@
+"""Mixed precision runs where it is asked to, and is chosen by measurement."""
+import json
+
+import pytest
+import torch
+from fastai.callback.core import Callback
+from fastai.learner import Learner
+from stock import stock_dls
+from tiny import tiny_net
+from torch import nn
+
+from cifar_fastai import precision
+from cifar_fastai.errors import InputError
+from cifar_fastai.precision import Precision, choose_precision, machine_name, probe
+
+CPU = torch.device("cpu")
+
+
+class Witness(Callback):
+    "What the convolutions compute in, and what loss, gradients and weights are kept in"
+    order = 60
+    def before_fit(self):
+        self.inside, self.outside = set(), set()
+        self.hook = self.model.layer1[0].register_forward_hook(lambda m, i, o: self.inside.add(o.dtype))
+    def after_loss(self): self.outside |= {self.pred.dtype, self.learn.loss.dtype}
+    def before_step(self): self.outside |= {p.grad.dtype for p in self.model.parameters()}
+    def after_fit(self):
+        self.outside |= {p.dtype for p in self.model.parameters()}
+        self.hook.remove()
+
+
+@pytest.mark.parametrize("name, dtype", [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_convolutions_run_in_the_precision_and_everything_kept_is_float32(learner, name, dtype):
+    learn, seen = learner(precision=name), Witness()
+    learn.fit(1, cbs=seen)
+    assert seen.inside == {dtype} and seen.outside == {torch.float32} and learn.precision_name == name
+    assert learn.get_preds()[0].dtype == torch.float32
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_bf16_works_on_a_stock_learner_where_fastais_to_bf16_does_nothing():
+    def inside(prepare, cbs):
+        learn = Learner(stock_dls(), tiny_net(4), cbs=cbs)
+        learn.remove_cb(learn.progress)
+        seen = Witness()
+        with learn.no_logging(): prepare(learn).fit(1, cbs=seen)
+        return seen.inside
+    assert inside(lambda learn: learn, Precision("bf16")) == {torch.bfloat16}
+    with pytest.warns(UserWarning): assert inside(lambda learn: learn.to_bf16(), None) == {torch.float32}
+
+
+def test_bf16_loses_little(learner):
+    plain, mixed = (learner(precision=p) for p in ("fp32", "bf16"))
+    for learn in (plain, mixed): learn.fit(2, .05)
+    a, b = (torch.stack(learn.recorder.losses) for learn in (plain, mixed))
+    assert 0 < (a - b).abs().max() < .02
+
+
+class Overflow(nn.Module):
+    "Logits so large that a scaled gradient is infinite at first"
+    def __init__(self):
+        super().__init__()
+        self.layer1, self.fc = nn.Sequential(nn.Flatten()), nn.Linear(768, 4)
+    def forward(self, x): return self.fc(self.layer1(x))
+
+
+class Scaler:
+    "A gradient scaler that finds an overflow in the first two steps"
+    def __init__(self, *args, **kwargs): self.steps, self.updates = 0, 0
+    def is_enabled(self): return True
+    def scale(self, loss): return loss * 8
+    def step(self, opt):
+        self.steps += 1
+        for group in opt.param_groups:
+            for p in group["params"]: p.grad /= 8
+        if self.steps > 2: opt.step()
+    def update(self): self.updates += 1
+
+
+def test_a_step_whose_gradient_overflowed_is_skipped(learner, monkeypatch):
+    monkeypatch.setattr(torch.amp, "GradScaler", Scaler)
+    learn, moved = learner(precision="bf16", lr=.1), []
+    class Moves(Callback):
+        order = 90
+        def before_batch(self): self.was = self.model.fc.weight.clone()
+        def after_batch(self):
+            if self.training: moved.append(not torch.equal(self.was, self.model.fc.weight))
+    learn.fit(1, cbs=Moves())
+    assert moved == [False, False, True, True, True] and learn.precision.scaler.updates == 5
+
+
+
+def test_fp16_on_a_cpu_is_refused(learner):
+    with pytest.raises(InputError, match="precision fp16 needs a GPU"): learner(precision="fp16")
+
+
+def test_an_unknown_precision_is_answered_with_the_nearest():
+    for make in (Precision, lambda name: choose_precision(name, CPU)):
+        with pytest.raises(InputError, match="Did you mean bf16"): make("bf-16")
+
+
+# chosen by measurement
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "cifar_fastai" / "precision.json"
+
+
+@pytest.mark.parametrize("ratio, best", [(1.5, "bf16"), (1.02, "fp32"), (.3, "fp32")])
+def test_auto_takes_what_the_probe_found_faster_and_probes_once(cache, monkeypatch, caplog, ratio, best):
+    calls = []
+    monkeypatch.setattr(precision, "probe", lambda device: calls.append(device) or ratio)
+    with caplog.at_level("INFO", "cifar_fastai"):
+        assert [choose_precision("auto", CPU) for _ in range(3)] == [best] * 3
+    assert len(calls) == 1 and list(json.loads(cache.read_text()).values()) == [ratio]
+    assert f"bf16 trains {ratio:.1f} times as fast as fp32 on this CPU: {best}" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "[", "[1]", '{"a": "b"}', '{"a": -1}', "\x00"])
+def test_a_cache_that_is_not_whole_is_measured_again(cache, monkeypatch, text):
+    cache.parent.mkdir()
+    cache.write_text(text)
+    monkeypatch.setattr(precision, "probe", lambda device: 2.)
+    assert choose_precision("auto", CPU) == "bf16" and list(json.loads(cache.read_text()).values()) == [2.]
+
+
+def test_a_cache_that_cannot_be_written_costs_one_line(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(precision, "probe", lambda device: 2.)
+    with caplog.at_level("INFO", "cifar_fastai"): assert choose_precision("auto", CPU) == "bf16"
+    assert "could not be kept" in caplog.text
+
+
+def test_another_number_of_threads_is_measured_for_itself(cache, monkeypatch):
+    monkeypatch.setattr(precision, "probe", lambda device: 2.)
+    choose_precision("auto", CPU)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    choose_precision("auto", CPU)
+    keys = list(json.loads(cache.read_text()))
+    assert len(keys) == 2 and keys[1].endswith("77 threads") and machine_name() in keys[1]
+
+
+def test_the_probe_measures_and_disturbs_no_generator():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    assert .01 < probe(CPU, seconds=.05) < 100
+    assert torch.equal(torch.get_rng_state(), before) and not torch.is_autocast_enabled("cpu")
