@@ -13,7 +13,7 @@ from .errors import InputError
 
 __all__ = ["OutOfMemory", "plain_failures"]
 
-NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 class OutOfMemory(InputError):

@@ -18,8 +18,11 @@ from cifar_fastai import Recipe, cli, models, runs  # noqa: F401
 from cifar_fastai.data import load_data
 
 BYTES = [*COMPARED, "recipe.json"]
-recipe = Recipe(name="small", model="small", epochs=3, bs=32, min_steps=8, limit=256, lr_its=40,
+recipe = Recipe(name="small", model="small", epochs=3, bs=32, min_steps=8, limit=256, lr_its=26,
                 precision="fp32", tta="none")
+
+
+_read_once: list = []                                    # a `load_data` that has the digits at hand
 
 
 class Process:
@@ -61,6 +64,7 @@ def _be(flags, prepare, cwd, recipe, data, fd):
         sys.stdout, sys.stderr = [os.fdopen(n, "w", 1, closefd=False) for n in (1, 2)]
         if cwd: os.chdir(cwd)
         _draw_little()
+        runs.load_data = _read_once[0]
         prepare()
         try: cli.main(recipe, [*(["--data", data] if data else []), *map(str, flags)])
         except SystemExit as end: status = end.code or 0
@@ -83,7 +87,9 @@ def _warm() -> None:
     import torch.utils.tensorboard  # noqa: F401
     torch.set_num_threads(1)
     models.MODELS["small"] = small_net
-    load_data("digits")
+    digits, real = load_data("digits"), runs.load_data
+    def loaded(source, **kwargs): return digits if source == "digits" else real(source, **kwargs)
+    _read_once.append(loaded)
 
 
 @cache

@@ -4,6 +4,8 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -54,6 +56,20 @@ def test_F1_killed_at_random_moments_and_lines_of_a_save_runs_end_with_the_same_
 def test_F1_killed_fifty_times(tmp_path):
     outcome = faults.run(50, tmp_path, seed=int(time.time()))
     assert outcome.wrong == [] and outcome.passes and outcome.killed == 50
+
+
+@pytest.mark.slow
+def test_F1_a_process_from_the_shell_is_killed_and_gone_on_with(tmp_path, learnable):
+    from tiny import write_folder
+    command = [sys.executable, "-W", "ignore", Path(__file__).with_name("tiny.py"), "--epochs", "6"]
+    command += ["--data", write_folder(learnable, tmp_path/"data")]
+    subprocess.run([*command, "--out", tmp_path/"undisturbed", "--quiet"], check=True, timeout=280)
+    process = subprocess.Popen([*command, "--out", tmp_path/"run"], stdout=subprocess.DEVNULL)
+    while len(epochs_saved(tmp_path/"run")) < 2 and process.poll() is None: time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    subprocess.run([*command[:-2], "--resume", tmp_path/"run", "--quiet"], check=True, timeout=280)
+    assert hashes(tmp_path/"run") == hashes(tmp_path/"undisturbed")
 
 
 STAGES = {"before the data is read": (runs, "_prepare"), "after recipe.json": (saving, "save_atomically"),
@@ -117,18 +133,27 @@ def scalars(folder) -> dict:
     return shown | {tag: [e.step for e in events.Images(tag)] for tag in events.Tags()["images"]}
 
 
+def test_F1_several_seeds_go_on_where_they_were_killed(tmp_path):
+    flags = "--out", tmp_path/"seeds", "--seeds", 0, 1
+    in_the_second = lambda: at(runs, "_fit", kill, 1)
+    assert run(*flags, prepare=in_the_second)[0] == -signal.SIGKILL
+    status, text = run(*flags, "--resume")
+    assert status == 0 and (tmp_path/"seeds/seeds.json").exists(), text
+    assert hashes(tmp_path/"seeds/seed0") == hashes(whole())
+    assert check.check(tmp_path/"seeds/seed1") == ([], [])
+
+
 # ---------------------------------------------------------------- F3: signals
 
-PLACES = {"in the range test": (ImageLearner, "one_batch", 5), "in the fit": (ImageLearner, "one_batch", 60),
+PLACES = {"in the range test": (ImageLearner, "one_batch", 5), "in the fit": (ImageLearner, "one_batch", 46),
           "while the data is read": (runs, "load_data", 0), "among the figures": (report, "_write", 1),
           "in the Grad-CAM pass of the fit": (runs.GradCAMCallback, "after_epoch", 2),
           "while predicting": (ImageLearner, "_do_epoch_validate", 3)}
 
 
-@pytest.mark.parametrize("signum, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place, signum, status", [
+    *((place, signal.SIGTERM, 143) for place in PLACES), ("in the fit", signal.SIGINT, 130)])
 def test_F3_a_signal_stops_the_run_and_resuming_ends_like_an_undisturbed_one(tmp_path, place, signum, status):
-    if status == 130 and place != "in the fit": pytest.skip("the same way as SIGTERM")
     folder, (owner, name, times) = tmp_path/"run", PLACES[place]
     found, text = run("--out", folder, prepare=lambda: at(owner, name, send(signum), times))
     assert found == status and f"stopped by {signal.Signals(signum).name}" in text.splitlines()[-1], text
@@ -138,7 +163,7 @@ def test_F3_a_signal_stops_the_run_and_resuming_ends_like_an_undisturbed_one(tmp
 
 def test_F3_a_second_ctrl_c_stops_at_once(tmp_path):
     folder, twice = tmp_path/"run", send(signal.SIGINT, signal.SIGINT)
-    found, text = run("--out", folder, prepare=lambda: at(ImageLearner, "one_batch", twice, 60))
+    found, text = run("--out", folder, prepare=lambda: at(ImageLearner, "one_batch", twice, 46))
     assert found == 130 and text.splitlines()[-1] == "cifar_fastai: stopped by Ctrl-C"
     assert not leftovers(folder) and epochs_saved(folder) == ["epoch-0001"]
     resumed(folder)
@@ -345,7 +370,7 @@ def test_F17_what_is_mistyped_is_refused_with_the_nearest_names(tmp_path, flags,
 
 def test_F22_a_second_process_is_refused_and_the_first_is_unhurt(tmp_path):
     stop = send(signal.SIGSTOP)
-    first = start("--out", tmp_path/"run", prepare=lambda: at(ImageLearner, "one_batch", stop, 50))
+    first = start("--out", tmp_path/"run", prepare=lambda: at(ImageLearner, "one_batch", stop, 40))
     os.waitpid(first.pid, os.WUNTRACED)
     for flags in (["--out", tmp_path/"run", "--resume"], ["--resume", tmp_path/"run"]):
         assert f"in use by process {first.pid}" in refusal(*flags)
@@ -367,7 +392,7 @@ def greedy(batch):
 
 
 def test_F23_out_of_memory_hints_at_the_batch_size_and_keeps_the_checkpoint(tmp_path):
-    line = refusal("--out", tmp_path/"run", prepare=greedy(60), status=1)
+    line = refusal("--out", tmp_path/"run", prepare=greedy(45), status=1)
     assert "out of memory with batches of up to 32" in line and "--bs 16" in line and "epoch-0002.pt" in line
     resumed(tmp_path/"run")
 
