@@ -81,7 +81,6 @@ class EpochTable(Callback):
                               f"{cell('valid_loss', '.4f'):>10}", f"{cell('accuracy', '.2%'):>8}",
                               f"{rate:>8.2g}", f"{rec.log[-1]:>6}"]))
 
-
     def after_fit(self): self.cleanup()
 
     def cleanup(self):
@@ -107,6 +106,7 @@ class WatchProgress(ProgressCallback):
     def wanted() -> bool:
         "Whether somebody watches: in a notebook or at a terminal"
         return IN_NOTEBOOK or sys.stdout.isatty()
+
     def before_fit(self):
         self.live = self.create_mbar and self.wanted()
         if IN_NOTEBOOK: super().before_fit()

@@ -19,6 +19,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.learner import Recorder
 
+from .callbacks import fitting
 from .saving import SaveError, save_atomically
 
 __all__ = ["History", "TensorBoardLog", "lines_to"]
@@ -33,7 +34,10 @@ class History(Callback):
 
     def __init__(self, path: str | Path): self.path, self.rows, self.seconds = Path(path), [], []
 
-    def before_fit(self): self.rows, self.seconds = [], []
+    def before_fit(self):
+        self.run = fitting(self.learn)
+        if self.run: self.rows, self.seconds = [], []
+
     def before_epoch(self): self.started = time.monotonic()
 
     def after_epoch(self):
@@ -60,8 +64,8 @@ class TensorBoardLog(Callback):
         self.folder, self.writer, self.waiting, self.step = Path(folder), None, [], 0
 
     def before_fit(self):
-        self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds")
-        self.waiting, self.step = [], 0
+        self.run = fitting(self.learn)
+        if self.run: self.waiting, self.step = [], 0
 
     def _open(self):
         from torch.utils.tensorboard import SummaryWriter

@@ -1,0 +1,166 @@
+"""Small callbacks, each the size of its idea."""
+import io
+import sys
+
+import pytest
+import torch
+from fastai.callback.core import Callback
+from fastai.learner import Learner
+from stock import Net, stock_dls
+from torch import nn
+
+from cifar_fastai.callbacks import EpochSeed, EpochTable, WatchProgress, fitting
+
+
+class Draws(Callback):
+    "What torch's generator gives at each training batch"
+    run_valid, order = False, 0
+    def __init__(self): self.seen = []
+    def before_batch(self): self.seen.append(torch.rand(1).item())
+
+
+def stock_learner(*cbs):
+    learn = Learner(stock_dls(), Net(), nn.CrossEntropyLoss(), cbs=cbs, lr=1e-3)
+    return learn.remove_cb(learn.progress)
+
+
+def draws(learn, *epochs):
+    cb = Draws()
+    with learn.no_logging():
+        for n in epochs:
+            torch.manual_seed(len(cb.seen))
+            learn.fit(n, cbs=cb)
+    return cb.seen
+
+
+# EpochSeed
+
+def test_draws_depend_on_seed_epoch_and_batch_alone_on_a_stock_learner_too():
+    whole = draws(stock_learner(EpochSeed(3)), 4)
+    assert draws(stock_learner(EpochSeed(3)), 1, 3) == whole and len(set(whole)) == 4
+    assert not set(draws(stock_learner(EpochSeed(4)), 4)) & set(whole)
+    assert draws(stock_learner(), 4) != draws(stock_learner(), 1, 3), "the control"
+
+
+def test_the_count_of_epochs_is_remembered_and_recalled():
+    first, second = EpochSeed(3), EpochSeed(3)
+    whole = draws(stock_learner(first), 2, 2)
+    assert first.state_dict() == {"done": 4}
+    second.load_state_dict({"done": 2})
+    assert draws(stock_learner(second), 2) == whole[2:]
+
+
+# which loop is a fit
+
+class Asks(Callback):
+    def __init__(self): self.said = []
+    def before_fit(self): self.said.append(fitting(self.learn))
+
+
+def test_a_fit_is_told_from_the_other_loops(learner):
+    learn, asks = learner(), Asks()
+    learn.add_cb(asks)
+    learn.fit(1), learn.lr_find(num_it=40, show_plot=False), learn.validate(), learn.get_preds(), learn.tta()
+    with pytest.raises(ZeroDivisionError): learn.fit(1, cbs=Callback(before_epoch=lambda self: 1 / 0))
+    learn.validate()
+    assert asks.said == [True, False, False, False, False, True, False]
+
+
+def test_on_a_stock_learner_too_but_for_tta():
+    asks = Asks()
+    learn = stock_learner(asks)
+    with learn.no_logging(): learn.fit(1), learn.validate(), learn.get_preds()
+    assert asks.said == [True, False, False]
+
+
+# the table of epochs
+
+def test_the_table_has_a_line_an_epoch_and_nothing_else_is_printed(learner, capsys):
+    learn = learner(lr=.05)
+    learn.logger = print
+    learn.fit_one_cycle(2, .1)
+    head, first, second = capsys.readouterr().out.splitlines()
+    loss, valid, accuracy = learn.recorder.values[1]
+    assert head.split() == ["epoch", "train", "loss", "valid", "loss", "accuracy", "rate", "time"]
+    assert second.split()[:4] == ["2/2", f"{loss:.4f}", f"{valid:.4f}", f"{accuracy:.2%}"]
+    assert first.split()[0] == "1/2" and float(first.split()[4]) == pytest.approx(.1, rel=.1)
+    assert len({len(line) for line in (head, first, second)}) == 1, "in columns"
+    assert learn.logger is print
+
+
+def test_only_a_fit_that_is_not_silenced_is_tabulated(learner, capsys):
+    learn = learner()
+    learn.logger = print
+    learn.validate(), learn.get_preds(), learn.lr_find(num_it=40, show_plot=False)
+    with learn.no_logging(): learn.fit(1)
+    assert capsys.readouterr().out == ""
+    with learn.no_bar(): learn.fit(1)
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_a_metric_that_is_missing_is_a_dash(capsys):
+    stock_learner(EpochTable()).fit(1)
+    assert capsys.readouterr().out.splitlines()[1].split()[3] == "-"
+
+
+def test_lines_go_where_they_are_told(learner):
+    learn, lines = learner(), []
+    learn.logger, learn.epoch_table.write = print, lines.append
+    learn.fit(1)
+    assert len(lines) == 2
+
+
+# the bar
+
+class Terminal(io.StringIO):
+    def isatty(self): return True
+
+
+def test_at_a_terminal_a_live_bar_shows_the_loss_and_is_wiped_out(learner, monkeypatch):
+    learn, terminal = learner(), Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    learn.fit(1)
+    shown = terminal.getvalue()
+    assert "\r" in shown and "100.00%" in shown and f"{learn.recorder.losses[-1]:.4f}" in shown
+    assert shown[-1] == "\r"
+
+
+def test_a_pipe_gets_no_bar(learner, monkeypatch):
+    pipe = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", pipe)
+    learner().fit(1)
+    assert pipe.getvalue() == ""
+
+
+def test_without_bars_for_a_while_ours_is_back_afterwards(learner, monkeypatch):
+    learn, terminal = learner(), Terminal()
+    bar = learn.progress
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with learn.no_bar(): learn.fit(1)
+    assert terminal.getvalue() == "" and learn.progress is bar and type(bar) is WatchProgress
+
+
+def test_after_ctrl_c_the_next_bar_starts_anew(learner, monkeypatch):
+    def stop(self): raise KeyboardInterrupt
+    learn, terminal = learner(), Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=Callback(after_pred=stop))
+    assert learn.progress.pbar is None
+    learn.fit(1)
+    assert "100.00%" in terminal.getvalue()
+
+
+def fetches(learn, monkeypatch):
+    "How often a number is fetched from a tensor during a fit"
+    count, item = [], torch.Tensor.item
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "item", lambda self: count.append(1) or item(self))
+        learn.fit(1)
+    return len(count)
+
+
+def test_no_batch_waits_for_a_number_where_nobody_sees_it(learner, monkeypatch):
+    few, many = (fetches(learner(bs=bs), monkeypatch) for bs in (32, 8))
+    assert few == many < 20
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert fetches(learner(bs=8), monkeypatch) > many, "the control: a live bar does"
