@@ -1,10 +1,12 @@
 """python -m benchmarks [name ...] [--json FILE] [--rounds N]: P1–P11 side by side, as one table.
 
-Names: loader, step, interpretation, start, scale, gradcam, gpu; none means all. `faults` is apart.
+Names: loader, step, interpretation, start, scale, gradcam, gpu; none means all. FILE keeps the suites that
+are not measured this time. Apart from these: `chart FILE PICTURE`, `document FILE PAGE` and `faults`.
 """
 import argparse
-import json
+import os
 import sys
+import time
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -15,14 +17,19 @@ SUITES = ("loader", "step", "interpretation", "start", "scale", "gradcam", "gpu"
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["faults"]: return import_module("benchmarks.faults").main(argv[1:])
+    if argv[:1] == ["chart"] or argv[:1] == ["document"]:
+        return getattr(import_module("benchmarks.summary"), argv[0])(argv[1:])
     from cifar_fastai.cli import report_errors
     with report_errors(): return _run(argv)
 
 
 def _run(argv: list[str]) -> int:
+    import torch
+
     from cifar_fastai.errors import unknown
 
     from .harness import machine, table
+    from .summary import Results
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(SUITES))
     parser.add_argument("--rounds", type=int, default=5, help="rounds a contender (default 5)")
@@ -31,18 +38,17 @@ def _run(argv: list[str]) -> int:
     for name in args.names:
         if name not in SUITES: raise unknown("benchmark", name, SUITES)
     warnings.filterwarnings("ignore")
-    rows, left_out = [], []
+    results = Results(machine())
     for name in args.names or SUITES:
         print(f"{name} …", file=sys.stderr, flush=True)
+        start, load = time.monotonic(), os.getloadavg()[0]
         found = import_module(f"benchmarks.{name}").run(args.rounds)
-        if isinstance(found, str): left_out.append(found)
-        else: rows += found
-    print(table(rows))
-    for line in left_out: print(line)
-    about = machine()
-    print(f"{about['cpu']}, {about['threads']} threads, torch {about['versions']['torch']}")
-    found = {"machine": about, "rows": [r.as_dict() for r in rows], "left_out": left_out}
-    if args.json: args.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        threads = 1 if name in ("loader", "scale") else torch.get_num_threads()
+        results.add(name, found, {"rounds": args.rounds, "threads": threads, "load_before": round(load, 1),
+                                  "seconds": round(time.monotonic() - start, 1)})
+        if args.json: results.save(args.json)      # a later suite may be cut short
+        print(found if isinstance(found, str) else table(found), flush=True)
+    print(results.about())
     return 0
 
 

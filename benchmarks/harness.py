@@ -3,6 +3,7 @@
     times = alternate({"ours": epoch, "theirs": other})    # after a check that both give the same results
     ratio(times, "theirs", "ours")
 """
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -83,8 +84,8 @@ def machine() -> dict:
     from cifar_fastai.checkpoint import versions
     from cifar_fastai.precision import machine_name
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": machine_name(), "threads": torch.get_num_threads(), "gpu": gpu,
-            "system": platform.platform(), "versions": versions()}
+    return {"cpu": machine_name(), "cores": os.cpu_count(), "gpu": gpu, "system": platform.platform(),
+            "versions": versions()}
 
 
 def table(rows: list[Row]) -> str:

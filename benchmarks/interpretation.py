@@ -52,9 +52,9 @@ def run(rounds: int = 5) -> list[Row]:
 
 def learners(data, folder):
     "Ours in fp32, ours with defaults and stock fastai on the files, all three with the same trained weights"
-    dls = cifar_dataloaders(data, BS, "pad_crop", val_bs=BS, device="cpu")
+    dls = cifar_dataloaders(data, 64, None, val_bs=BS, device="cpu")
     same, default = (cifar_learner(dls, net, precision=p, seed=0) for p in ("fp32", "auto"))
-    with same.no_bar(), same.no_logging(): same.fit_one_cycle(2, 0.1)
+    with same.no_bar(), same.no_logging(): same.fit_one_cycle(3, 0.1)
     block = DataBlock((ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label,
                       splitter=GrandparentSplitter("train", "test"),
                       batch_tfms=[Flip(), Normalize.from_stats(data.mean, data.std, cuda=False)])

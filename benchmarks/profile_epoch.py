@@ -81,6 +81,8 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=8)
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
+    import torch
+
     from cifar_fastai.cli import report_errors
 
     from .harness import machine
@@ -91,8 +93,8 @@ def main() -> None:
         print(f"{name:28} {1e3 * seconds / n:>10.2f} {seconds / total:>7.1%}")
     about = machine()
     where = about["gpu"] if args.device != "cpu" else about["cpu"]
-    print(f"{args.arch}, batches of {args.bs}, training and validation, {where}, {about['threads']} threads, "
-          f"torch {about['versions']['torch']}")
+    print(f"{args.arch}, batches of {args.bs}, training and validation, {where}, "
+          f"{torch.get_num_threads()} threads, torch {about['versions']['torch']}")
 
 
 if __name__ == "__main__": main()

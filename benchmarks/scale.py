@@ -32,9 +32,9 @@ def first(dl):
         times.append(time.perf_counter() - start)
     return sorted(times)[2]
 ours = first(dls.train)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 lists = TfmdLists(np.arange(n), [lambda i: torch.from_numpy(x[i])])
 stock = first(TfmdDL(lists, bs=64, shuffle=True, num_workers=0))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps({"setup": made, "epoch": ours, "stock": stock, "kib": peak - base}))
 """
 
