@@ -1,0 +1,141 @@
+"""Every recipe is valid, listed, and trains with its own options."""
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import tiny
+
+from cifar_fastai import Recipe
+from cifar_fastai.errors import InputError
+from cifar_fastai.runs import train
+from recipes.__main__ import listing, measured, recipes, schedule
+
+ALL = {r.name: r for found in recipes().values() for r in found}
+SMALL = {"model": "tiny", "cam": "layer3", "bs": 64, "precision": "fp32",
+         "limit": 400, "gallery": 5}
+DRAWN = "resnet18_20ep"     # the one whose figures are drawn: it takes most of the time
+OF_ALL = {"accuracy", "epochs", "loss", "lr", "parameters", "recipe_fingerprint", "seconds", "versions"}
+FIGURES = {"batch", "classes", "lr_find", "lr_schedule", "curves", "top_losses", "misclassified", "gradcam",
+           "gradcam_layers", "gradcam_epochs", "confusion", "per_class", "calibration"}
+
+
+def test_there_is_a_recipe_for_each_predecessor_and_a_deeper_one():
+    assert set(ALL) >= {"resnet18_20ep", "resnet18_adam_20ep", "custom_resnet_l1_24ep", "resnet34_20ep",
+                        "resnet18_plateau_50ep", "resnet18_jitter_20ep", "custom_resnet_24ep",
+                        "custom_resnet_gn_24ep"}
+
+
+def test_settings_are_those_of_the_predecessors_as_far_as_they_were_sound():
+    a, b, c, d, e = (ALL[n] for n in (
+        "resnet18_adam_20ep", "custom_resnet_l1_24ep", "resnet18_plateau_50ep", "resnet18_jitter_20ep",
+        "custom_resnet_24ep"))
+    assert (a.opt, a.epochs, a.bs, a.wd, a.aug.cutout) == ("adamw", 20, 512, 1e-2, 16)
+    assert (b.l1, b.div, b.div_final, b.anneal, b.aug.rotate) == (5e-4, 10, 10, "linear", 5)
+    assert (c.mom, c.schedule, c.patience, c.cooldown, c.bs) == (.95, "plateau", 3, 1, 128)
+    assert (c.valid, c.lr, c.lr_rule) == ("holdout", "find", "minimum"), "fastai's minimum is a tenth of it"
+    assert (d.aug.jitter, d.aug.grey_p, d.pct_start * d.epochs) == ((0, .1, .2, .1), .2, 5)
+    assert (e.clip_value, e.aug.holes, e.aug.cutout_p, e.aug.flip) == (.1, (1, 3), .8, .5)
+    assert e.pct_start * e.epochs == pytest.approx(5) and ALL["custom_resnet_gn_24ep"].norm == "gn"
+    assert not any(r.lr_on == "test" or (r.keep == "best" and r.valid == "test") for r in ALL.values())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    tiny.register()
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.mark.parametrize("name", sorted(set(ALL) - {"resnet34_20ep"}))
+def test_a_recipe_trains_on_digits_with_its_own_options(name, runs, monkeypatch):
+    if name != DRAWN:
+        for write in ("write_data", "write_training", "write_interpretation"):
+            monkeypatch.setattr(f"cifar_fastai.runs.{write}", lambda *args, **kwargs: {})
+    given = {"lr": 0.05} if ALL[name].norm == "gn" else {}    # this small a net hardly moves in a range test
+    r = ALL[name].but(**SMALL, **given, epochs=2)
+    run = train(r, "digits", runs / name, quiet=True, device="cpu")
+    results = json.loads((run.folder / "results.json").read_text())
+    history = pd.read_csv(run.folder / "history.csv")
+    assert set(results) >= OF_ALL and results["epochs"] == len(history) == 2
+    figures = {p.stem for p in (run.folder / "figures").iterdir()}
+    assert figures == (FIGURES if name == DRAWN else {"gradcam_epochs"})
+    assert history["train_loss"].iloc[1] < history["train_loss"].iloc[0]
+    _options_at_work(r, run)
+    log, model = ((run.folder / f).read_text() for f in ("log.txt", "model.txt"))
+    assert f"schedule='{r.schedule}'" in log and "Unused: none" in model
+
+
+def _options_at_work(r, run):
+    "What the recipe says is what the rates, the optimiser and the net show"
+    lrs, moms, rate = run.learn.recorder.hps["lr"], run.learn.recorder.hps["mom"], run.results["lr"]
+    if r.schedule == "one_cycle":
+        peak = (0.25 if r.pct_start is None else r.pct_start) * len(lrs)
+        assert lrs[0] == pytest.approx(rate / r.div) and max(lrs) <= rate * (1 + 1e-6)
+        assert lrs.index(max(lrs)) == pytest.approx(peak, abs=1)
+        assert lrs[-1] < lrs[0] * 1.4 if r.div == r.div_final else lrs[-1] < rate / 5
+    else: assert all(lr == pytest.approx(rate) for lr in lrs)
+    assert min(moms) == pytest.approx(.85, abs=.01) if r.moms else set(moms) == {r.mom}
+    assert ("GroupNorm" in (run.folder / "model.txt").read_text()) == (r.norm == "gn")
+    assert ("epoch_of_best" in run.results) == (r.keep == "best")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_a_recipe_trains_with_its_real_net(name, tmp_path):
+    r = ALL[name].but(epochs=1, limit=128, lr_its=60)
+    run = train(r, "digits", tmp_path / "run", quiet=True, device="cpu")
+    assert 0 <= run.accuracy <= 1 and run.results["parameters"] > 6_500_000
+    assert (run.folder / "weights.safetensors").stat().st_size > 4 * run.results["parameters"]
+
+
+def test_the_list_names_every_recipe_and_invents_no_figure():
+    lines = listing().splitlines()
+    shown = {line.split()[0]: line for line in lines[1:-2]}
+    assert set(shown) == set(recipes())
+    assert "24" in shown["custom_resnet_24ep"] and "plateau (holdout loss)" in shown["resnet18_plateau_50ep"]
+    assert schedule(ALL["resnet18_adam_20ep"]) == "one_cycle, linear, peak at epoch 5"
+    for r in ALL.values(): assert measured(r) == "not measured yet" or "n=" in measured(r)
+
+
+def test_a_figure_is_shown_while_it_was_measured_with_these_very_values(tmp_path):
+    r = ALL["resnet18_20ep"]
+    settings = {k: v for k, v in json.loads(json.dumps(r.as_dict())).items() if k != "seed"}
+    found = {"recipe": r.name, "data": "cifar10", "settings": settings, "accuracy": {"text": "94.00% ± 0.10"}}
+    (tmp_path / "a.json").write_text(json.dumps(found))
+    (tmp_path / "rows.json").write_text('{"rows": []}')
+    assert measured(r, tmp_path) == "94.00% ± 0.10 (cifar10)"
+    assert measured(r.but(wd=1e-3), tmp_path) == "not measured yet"
+    assert measured(ALL["resnet34_20ep"], tmp_path) == "not measured yet"
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(InputError, match="broken.json is no JSON"): measured(r, tmp_path)
+
+
+def test_listing_imports_no_fastai():
+    code = "import recipes.__main__ as m, sys; m.main([]); print(*{'fastai', 'torch'} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert said.startswith("recipe ") and said.endswith("\n\n"), "neither fastai nor torch was imported"
+
+
+@pytest.mark.parametrize("wrong, said", [
+    ({"schedule": "plateau"}, "schedule='plateau'. Give valid=\"holdout\" .* the test set must not choose"),
+    ({"keep": "best"}, "keep='best'. Give valid"),
+    ({"lr_on": "holdout"}, "lr_on='holdout'. Give valid"),
+    ({"mixup": .4, "cutmix": 1.}, "mixup or cutmix, not both"),
+    ({"loss": "nll"}, "smoothing=0.1. Give 0"),
+    ({"peak_epoch": 20}, "peak_epoch=20. Give an epoch within the 20"),
+    ({"pct_start": 1.}, "pct_start=1.0. Give a share below 1"),
+    ({"moms": (.9,)}, "moms=\\(0.9,\\). Give the momentum at start, peak and end"),
+    ({"lr_range": (1., .1)}, "lr_range=\\(1.0, 0.1\\). Give the first and the last rate"),
+    ({"clip_value": 0.}, "clip_value=0.0. Give a number above 0"),
+    ({"drop": 1.}, "drop=1.0"),
+    ({"schedule": "flatcos"}, "unknown schedule of recipe x: 'flatcos'. Did you mean flat_cos")])
+def test_values_that_make_no_sense_are_refused_when_the_recipe_is_made(wrong, said):
+    with pytest.raises(InputError, match=said): Recipe(name="x", **wrong)
+    assert Recipe(name="x", schedule="plateau", keep="best", lr_on="holdout", valid="holdout").patience == 3
+
+
+def test_settings_print_every_field_and_the_policys_own():
+    said = Recipe(name="x").settings()
+    assert "aug=pad_crop_flip_cutout(pad=4, flip=0.5, cutout=8)" in said.replace("\n", " ")
+    assert all(f"{k}=" in said for k in vars(Recipe(name="x"))) and max(map(len, said.splitlines())) <= 106
