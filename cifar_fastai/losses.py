@@ -27,7 +27,7 @@ class NLLLossFlat(BaseLoss):
         total = logs.float().exp().sum(self.axis)
         if not torch.allclose(total, torch.ones_like(total), atol=0.02):
             raise InputError("loss nll needs a net that ends in log_softmax: the probabilities of a picture "
-                             f"add up to {total.flatten()[0]:.3g}, not to 1. Use loss ce, which takes logits.")
+                             f"sum to {total.flatten()[0]:.3g}, not to 1. Use loss ce, which takes logits.")
         self.checked = True
 
     def decodes(self, x: Tensor) -> Tensor: return x.argmax(dim=self.axis)
@@ -35,7 +35,7 @@ class NLLLossFlat(BaseLoss):
 
 
 class CrossEntropyLoss(CrossEntropyLossFlat):
-    "fastai's cross-entropy, on plain tensors for (N,C) and (N,): its flattening and tensor class cost at each batch"
+    "fastai's cross-entropy, on plain tensors for (N,C) and (N,): flattening and tensor class cost time"
 
     def __call__(self, inp: Tensor, targ: Tensor, **kwargs):
         if inp.ndim != 2 or targ.ndim != 1: return super().__call__(inp, targ, **kwargs)
