@@ -4,6 +4,7 @@ Imports nothing heavy, so that `--help` is there at once; fastai comes when a ru
 """
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +59,7 @@ def parse(recipe: Recipe, argv: list[str]):
 def main(recipe: Recipe, argv: list[str] | None = None) -> None:
     "Run `recipe` with the flags in `argv`; the process ends with 2 for a wrong input, 130 or 143 by a signal"
     argv = sys.argv[1:] if argv is None else argv
+    warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)   # of torchvision, while it is imported
     with report_errors(debug="--debug" in argv):
         args = parse(recipe, argv)
         changes = {"epochs": args.epochs, "bs": args.bs, "lr": _rate(args.lr), "seed": args.seed,

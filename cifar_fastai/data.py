@@ -179,7 +179,7 @@ def load_data(
 def _build(arrays, classes, source, files=(None, None), about=None):
     about = about or _describe(*arrays, classes)
     data = ImageData(*arrays, classes, source, **_fields(about), files_train=files[0], files_test=files[1])
-    log.info("%s", data)
+    log.debug("%s", data)
     if about["shared"]:
         log.warning("%s of %s test pictures of %s are byte-identical to training pictures",
                     f"{about['shared']:,}", f"{len(data.x_test):,}", source)
