@@ -1,0 +1,151 @@
+"""What a run writes while it trains is whole at any moment and says what happened."""
+import csv
+import io
+import logging
+import os
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from fastai.callback.core import Callback
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cifar_fastai.logs import History, TensorBoardLog, lines_to
+
+log = logging.getLogger("cifar_fastai")
+
+
+class Reads(Callback):
+    "Reads the table after each epoch"
+    order = 100
+    def __init__(self, file): self.file, self.tables = file, []
+    def after_epoch(self): self.tables.append(list(csv.DictReader(self.file.open())))
+
+
+def test_history_is_whole_after_each_epoch_and_equals_the_recorder(learner, tmp_path):
+    learn, history = learner(), History(tmp_path / "new" / "history.csv")
+    reads = Reads(tmp_path / "new" / "history.csv")
+    learn.fit_one_cycle(3, .1, cbs=[history, reads])
+    assert [len(t) for t in reads.tables] == [1, 2, 3]
+    assert list(reads.tables[2][0]) == ["epoch", "train_loss", "valid_loss", "accuracy", "lr", "mom"]
+    for k, (row, values) in enumerate(zip(reads.tables[2], learn.recorder.values)):
+        assert int(row["epoch"]) == k + 1 and float(row["mom"]) == .9
+        said = [float(row[c]) for c in ("train_loss", "valid_loss", "accuracy")]
+        assert said == pytest.approx(list(values))
+        assert float(row["lr"]) == pytest.approx(learn.recorder.lrs[5 * k + 4])
+    assert len(history.seconds) == 3 and os.listdir(tmp_path / "new") == ["history.csv"]
+
+
+def test_history_that_stays_on_the_learner_is_not_touched_by_other_loops(learner, tmp_path):
+    learn, history = learner(), History(tmp_path / "history.csv")
+    learn.add_cb(history)
+    learn.fit(2)
+    table = (tmp_path / "history.csv").read_text()
+    learn.lr_find(num_it=40, show_plot=False), learn.validate(), learn.get_preds(), learn.tta()
+    assert len(history.rows) == 2 and (tmp_path / "history.csv").read_text() == table
+    learn.fit(1)
+    assert len(history.rows) == 1, "a new fit, a new table"
+
+
+def read(folder):
+    "What TensorBoard shows: {tag: [(step, value), …]} and the pictures"
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
+    events.Reload()
+    scalars = {t: [(e.step, e.value) for e in events.Scalars(t)] for t in events.Tags()["scalars"]}
+    return scalars, {t: events.Images(t)[0] for t in events.Tags()["images"]}
+
+
+def test_tensorboard_has_every_batch_and_every_epoch(learner, tmp_path):
+    from test_learner import BatchLosses
+    learn, board, losses = learner(), TensorBoardLog(tmp_path / "tb"), BatchLosses()
+    learn.fit_one_cycle(2, .1, cbs=[board, losses])
+    Image.fromarray(np.full((9, 7, 3), (250, 5, 5), np.uint8)).save(tmp_path / "red.png")
+    board.add_picture("red", tmp_path / "red.png")
+    board.close()
+    scalars, pictures = read(tmp_path / "tb")
+    assert [s for s, _ in scalars["train/loss"]] == list(range(1, 11))
+    assert [v for _, v in scalars["train/loss"]] == pytest.approx(losses.seen, abs=1e-6)
+    assert [v for _, v in scalars["train/lr"]] == pytest.approx(learn.recorder.lrs)
+    assert [v for _, v in scalars["train/momentum"]] == pytest.approx([.9] * 10)
+    for column, name in enumerate(("train_loss", "valid_loss", "accuracy")):
+        expected = [(5, learn.recorder.values[0][column]), (10, learn.recorder.values[1][column])]
+        assert [s for s, _ in scalars[f"epoch/{name}"]] == [s for s, _ in expected]
+        assert [v for _, v in scalars[f"epoch/{name}"]] == pytest.approx([v for _, v in expected])
+    shown = np.asarray(Image.open(io.BytesIO(pictures["red"].encoded_image_string)))
+    assert shown.shape == (9, 7, 3) and (shown == (250, 5, 5)).all() and pictures["red"].step == 11
+
+
+def test_tensorboard_writes_nothing_outside_of_a_fit_and_closes_its_file_after_ctrl_c(learner, tmp_path):
+    learn, board = learner(), TensorBoardLog(tmp_path / "tb")
+    learn.add_cb(board)
+    learn.lr_find(num_it=40, show_plot=False), learn.validate(), learn.get_preds(), learn.tta()
+    assert not (tmp_path / "tb").exists()
+    def stop(self): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=Callback(after_step=stop))
+    assert board.writer is None
+
+
+def test_the_graph_is_drawn_from_a_copy(learner, tmp_path):
+    learn, board = learner(), TensorBoardLog(tmp_path / "tb")
+    learn.model.train()
+    board.add_graph(learn.model, torch.zeros(1, 3, 16, 16))
+    board.close()
+    events = EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    assert events.Tags()["graph"] and learn.model.training
+
+
+# lines for people
+
+@contextmanager
+def nobody_listens():
+    "As outside of pytest"
+    root, handlers = logging.getLogger(), logging.getLogger().handlers[:]
+    root.handlers.clear()
+    try: yield
+    finally: root.handlers[:] = handlers
+
+
+def test_lines_go_to_stdout_and_with_the_time_to_a_file(tmp_path, capsys):
+    with nobody_listens(), lines_to(tmp_path / "log.txt"): log.info("data %d", 5), log.warning("careful")
+    assert capsys.readouterr().out == "data 5\ncareful\n"
+    first, second = (tmp_path / "log.txt").read_text().splitlines()
+    assert first[4] == "-" and first[13] == ":" and first.endswith(" data 5") and second.endswith(" careful")
+    assert not log.handlers and log.level == 0, "as before"
+
+
+def test_quiet_shows_warnings_alone_and_keeps_all_lines_in_the_file(tmp_path, capsys):
+    with nobody_listens(), lines_to(tmp_path / "log.txt", quiet=True): log.info("x"), log.warning("careful")
+    assert capsys.readouterr().out == "careful\n"
+    assert len((tmp_path / "log.txt").read_text().splitlines()) == 2
+
+
+def test_within_another_no_line_is_shown_twice_and_a_resumed_log_goes_on(tmp_path, capsys):
+    with nobody_listens(), lines_to():
+        for k in range(2):
+            with lines_to(tmp_path / "log.txt"): log.info("line %d", k)
+    assert capsys.readouterr().out == "line 0\nline 1\n"
+    assert len((tmp_path / "log.txt").read_text().splitlines()) == 2
+
+
+def test_a_program_that_already_shows_the_lines_is_left_to_it(tmp_path, capsys, caplog):
+    with lines_to(): log.warning("once")
+    assert capsys.readouterr().out == "" and caplog.messages == ["once"]
+
+
+def test_a_reader_that_is_gone_does_not_end_the_run(monkeypatch, capfd, tmp_path):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w", buffering=1) as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with nobody_listens(), lines_to(tmp_path / "log.txt"):
+            for k in range(3): log.info("line %d", k)
+    assert len((tmp_path / "log.txt").read_text().splitlines()) == 3 and capfd.readouterr().err == ""
+
+
+def test_the_handlers_go_where_the_inside_fails(tmp_path):
+    with pytest.raises(ZeroDivisionError), lines_to(tmp_path / "log.txt"): 1 / 0   # noqa: B018
+    assert not log.handlers

@@ -1,0 +1,88 @@
+"""What is recorded is what fastai records."""
+from functools import partial
+
+import pytest
+import torch
+from fastai.learner import AvgMetric, Learner, Recorder
+from fastai.losses import CrossEntropyLossFlat
+from fastai.metrics import F1Score, accuracy, top_k_accuracy
+from fastai.optimizer import OptimWrapper
+from tiny import tiny_net
+
+from cifar_fastai.recorder import DeviceRecorder, mean_metric
+
+TOP2 = partial(top_k_accuracy, k=2)
+METRICS = [accuracy, TOP2, F1Score(average="macro")]
+
+
+def stock(dls, net, recorder=Recorder):
+    opt = partial(OptimWrapper, opt=torch.optim.SGD, momentum=.9, nesterov=True, weight_decay=5e-4)
+    learn = Learner(dls, net, CrossEntropyLossFlat(), metrics=METRICS, opt_func=opt, moms=(.9, .9, .9))
+    learn.remove_cbs([learn.progress, learn.recorder])
+    return learn.add_cb(recorder())
+
+
+def record(learn):
+    for dl in learn.dls.loaders: dl.set_epoch(0)
+    with learn.no_logging(): learn.fit(2, .05)
+    rec = learn.recorder
+    return {"losses": [float(v) for v in rec.losses], "lrs": rec.lrs, "iters": rec.iters,
+            "names": list(rec.metric_names), "smooth": float(learn.smooth_loss),
+            "values": [list(map(float, row)) for row in rec.values],
+            "final": list(map(float, learn.final_record))}
+
+
+def same(a, b):
+    rows = zip(a.pop("values"), b["values"], strict=True)
+    close = all(x == pytest.approx(y, abs=1e-6) for x, y in rows)
+    return close and all(a[k] == (b[k] if k == "names" else pytest.approx(b[k], abs=1e-6)) for k in a)
+
+
+def test_losses_rates_and_metrics_are_the_stock_recorders(learner):
+    ours = learner(aug=None, metrics=METRICS)
+    assert type(ours.recorder) is DeviceRecorder
+    net = tiny_net(4)
+    net.load_state_dict(ours.model.state_dict())
+    ours, theirs = record(ours), record(stock(ours.dls, net))
+    assert len(theirs["losses"]) == 10 and len(theirs["values"][0]) == 5
+    assert same(dict(ours), theirs)
+    theirs["values"][1][2] += 1e-4
+    assert not same(dict(ours), theirs), "the control can fail"
+
+
+def test_it_takes_the_place_of_the_stock_recorder_on_a_stock_learner(learner):
+    dls = learner(aug=None).dls
+    torch.manual_seed(0)
+    first = tiny_net(4)
+    second = tiny_net(4)
+    second.load_state_dict(first.state_dict())
+    assert same(record(stock(dls, first, DeviceRecorder)), record(stock(dls, second)))
+
+
+def test_training_metrics_are_recorded_if_asked_for(learner):
+    def values(recorder):
+        learn = learner(aug=None)
+        learn.remove_cb(learn.recorder)
+        learn.add_cb(recorder(train_metrics=True))
+        return record(learn)
+    ours = values(DeviceRecorder)
+    assert same(ours, values(Recorder)) and "train_accuracy" in ours["names"]
+
+
+def test_a_plain_mean_is_taken_on_the_device_and_other_metrics_are_left_alone():
+    f1 = F1Score()
+    assert mean_metric(f1) is f1 and isinstance(mean_metric(AvgMetric(accuracy)), AvgMetric)
+    assert [mean_metric(AvgMetric(m)).name for m in (accuracy, TOP2)] == ["accuracy", "top_k_accuracy"]
+
+
+def test_metrics_that_are_set_later_are_recorded_too(learner):
+    learn = learner(metrics=[])
+    learn.metrics = accuracy
+    learn.fit(1)
+    assert learn.recorder.metric_names[-2] == "accuracy" and len(learn.recorder.values[0]) == 3
+
+
+def test_an_empty_mean_is_none():
+    metric = mean_metric(AvgMetric(accuracy))
+    metric.reset()
+    assert metric.value is None
