@@ -238,7 +238,8 @@ def test_a_download_that_fails_says_so_and_leaves_nothing(tmp_path, monkeypatch)
 # ---------------------------------------------------------------- wrong sources, light imports
 
 @pytest.mark.parametrize("source, says", [
-    ("digit", "unknown data source or path 'digit'. Did you mean digits?"), ("/no/such", "/no/such is not there"),
+    ("digit", "unknown data source or path 'digit'. Did you mean digits?"),
+    ("/no/such", "/no/such is not there"),
     ("x.tar.gz", "data x.tar.gz is not there"), ("~/nothing", "is not there"),
     (".", "has no train/ and test/ and no CIFAR files (found: nothing)")])
 def test_wrong_sources_are_named(source, says):
@@ -268,6 +269,6 @@ def test_a_name_server_that_hangs_is_not_waited_for(monkeypatch):
 
 
 def test_loading_says_what_was_loaded(caplog):
-    caplog.set_level(logging.INFO, "cifar_fastai")
+    caplog.set_level(logging.DEBUG, "cifar_fastai")   # a run says it again, with what it makes of it
     load_data("digits", size=8)
     assert "digits: 1,437 training and 360 test pictures of 8×8, 10 classes" in caplog.text

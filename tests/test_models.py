@@ -21,7 +21,7 @@ def n_parameters(net): return sum(p.numel() for p in net.parameters())
 
 
 def test_every_net_is_listed():
-    ours = {name for name, net in MODELS.items() if net.__module__ == "cifar_fastai.models"}   # tests add more
+    ours = {name for name, net in MODELS.items() if net.__module__ == "cifar_fastai.models"}  # tests add some
     assert ours == set(COUNTS)
 
 
