@@ -119,5 +119,5 @@ def _begin(_):
 def worker_failed(what: str, where: str) -> str:
     "What to say of a worker process that is dead or late"
     lines = what.strip().splitlines()
-    told = lines[-1 if lines[0].startswith("Caught ") else 0].rstrip(". ")      # "Caught": a traceback follows
+    told = lines[-1 if lines[0].startswith("Caught ") else 0].rstrip(". ")   # "Caught": a traceback follows
     return f"a worker process failed at {where}: {told}. Try num_workers=0 (--workers 0) to see where."
