@@ -26,10 +26,10 @@ N, BS = 10_000, 256
 
 
 def net(n_out: int = 10, n_in: int = 3, norm: str = "bn") -> nn.Module:
-    "A small ResNet-like stack: large enough to be a net, small enough that 10,000 pictures take seconds"
+    "A small stack of convolutions, 4 million multiplications a picture: 10,000 pictures take seconds"
     def block(i, o, s): return [nn.Conv2d(i, o, 3, s, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
-    return nn.Sequential(*block(n_in, 32, 1), *block(32, 64, 2), *block(64, 128, 2), *block(128, 256, 2),
-                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, n_out))
+    return nn.Sequential(*block(n_in, 16, 1), *block(16, 32, 2), *block(32, 64, 2), *block(64, 128, 2),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, n_out))
 
 
 def tables(interp):

@@ -24,7 +24,7 @@ from cifar_fastai import cifar_dataloaders, policy
 from .harness import Row, alternate, ratio, threads
 from .pictures import coloured, write_folder
 
-N, BS = 4096, 256
+N, BS = 2048, 256
 
 
 class TutorialTransform(RandTransform):

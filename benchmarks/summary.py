@@ -63,7 +63,7 @@ def markdown(results: Results) -> str:
         lines.append(f"| {r.goal_id} | {r.work} | {r.against} | {sign} {r.goal:.3g} {r.unit} | "
                      f"{r.measured:.3g} {r.unit} | {verdict} |")
     notes = [f"- {r.goal_id}: {r.note}." for r in results.rows if r.note]
-    how = "{} (rounds {rounds}, threads {threads}, {seconds:.0f} s, load average before {load_before})"
+    how = "{} ({rounds} rounds, {threads} threads, {clock} time, {seconds:.0f} s, load before {load_before})"
     runs = [how.format(name, **s) for name, s in results.suites.items() if "rows" in s]
     notes += [f"- {text}" for text in results.left_out]
     return "\n".join([f"{results.about()}.", "", *lines, "", *notes, "", f"Suites: {'; '.join(runs)}."])
