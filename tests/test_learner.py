@@ -77,7 +77,7 @@ def golden(learn):
     return losses(learn, lambda learn: learn.fit_one_cycle(4, .1))
 
 
-def test_f28_twenty_losses_are_those_on_record(learner):
+def test_F28_twenty_losses_are_those_on_record(learner):
     recorded = json.loads(GOLDEN.read_text())
     assert golden(learner(aug="pad_crop_flip_cutout")) == pytest.approx(recorded, abs=1e-5)
 
