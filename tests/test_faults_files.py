@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ PACKAGE = sorted((ROOT/"cifar_fastai").glob("*.py"))
 
 # ---------------------------------------------------------------- every fault has its test
 
+@cache
 def faults_tested() -> dict[int, list[str]]:
     "Number → test functions of that number, in all files"
     found = {}
