@@ -47,13 +47,17 @@ def flags(
 
 
 def parse(recipe: Recipe, argv: list[str]):
-    "The values of the flags in `argv`. Raises: InputError for an unknown flag; argparse ends on a bad value"
+    "The values of the flags in `argv`. Raises: InputError for an unknown flag or a value of the wrong kind"
     parser = anno_parser(flags, prog=f"python -m recipes.{recipe.name}")
+    parser.error = _refuse
     parser.allow_abbrev, parser.description = False, f"Train the recipe {recipe.name}: {recipe.describe()}."
     args, rest = parser.parse_known_args(argv)
     known = [o for a in parser._actions for o in a.option_strings if o not in ("--pdb", "--xtra")]
     if rest: raise unknown("flag", rest[0].split("=")[0], known)
     return args
+
+
+def _refuse(message: str): raise InputError(f"{message}. See --help.")   # argparse's own prints all flags
 
 
 def main(recipe: Recipe, argv: list[str] | None = None) -> None:

@@ -24,7 +24,8 @@ from .data import ImageData, load_data
 from .errors import InputError, unknown
 from .store import LabelOf, PictureOf, PictureStore
 
-__all__ = ["NormalizePictures", "cifar_block", "cifar_dataloaders", "suggest_workers", "usable_device"]
+__all__ = ["NormalizePictures", "cifar_block", "cifar_dataloaders", "subsets", "suggest_workers",
+           "usable_device"]
 
 log = logging.getLogger("cifar_fastai")
 

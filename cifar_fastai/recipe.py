@@ -4,6 +4,7 @@
     train(recipe.but(lr=0.1), data="digits", out="runs/demo")
 """
 import json
+import re
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from textwrap import wrap
@@ -15,6 +16,7 @@ from .errors import InputError, unknown
 
 __all__ = ["Recipe"]
 
+INF = float("inf")
 SCHEDULES = ("one_cycle", "flat_cos", "step", "plateau", "constant")   # of `schedules`, which imports fastai
 CHOICES = {"norm": ("bn", "gn"), "schedule": SCHEDULES, "anneal": ("cos", "linear"), "loss": ("ce", "nll"),
            "lr_rule": ("valley", "slide", "minimum", "steep"), "lr_mode": ("exp", "linear"),
@@ -38,7 +40,7 @@ class Recipe:
     lr: float | str = "find"        # peak rate; "find": a range test decides, never the test set
     lr_rule: str = "minimum"        # whose suggestion: "valley", "slide", "minimum" (a tenth of it), "steep"
     lr_divide: float = 1.0          # the found rate is divided by it
-    lr_its: int = 100               # batches of the range test
+    lr_its: int = 100               # batches of the range test; fewer, but 40, where the training has fewer
     lr_mode: str = "exp"            # of the range test: "exp" (by a factor) or "linear" (by a step)
     lr_on: str = "train"            # whose loss it judges by: "train" or "holdout"
     lr_range: tuple = (1e-5, 10.0)  # from where to where it goes
@@ -80,6 +82,8 @@ class Recipe:
 
     def __post_init__(self):
         for f in fields(self): _check_type(self, f)
+        if not re.fullmatch(r"\w[\w.+-]*", self.name): raise self._wrong("name", "letters, digits and _.+-")
+        if isinstance(self.aug, str): policy.named(self.aug)
         for name in AT_LEAST_1: self._at_least(name, 1)
         for name in AT_LEAST_0: self._at_least(name, 0)
         if self.limit is not None: self._at_least("limit", 2)
@@ -97,9 +101,9 @@ class Recipe:
         if (self.pct_start or 0) >= 1: raise self._wrong("pct_start", "a share below 1")
         if self.peak_epoch is not None and self.peak_epoch >= self.epochs:
             raise self._wrong("peak_epoch", f"an epoch within the {self.epochs}, or a share by pct_start")
-        if self.moms is not None and not (len(self.moms) == 3 and all(0 <= m < 1 for m in self.moms)):
+        if self.moms is not None and not (_numbers(self.moms, 3) and all(0 <= m < 1 for m in self.moms)):
             raise self._wrong("moms", "the momentum at start, peak and end, such as (.95, .85, .95)")
-        if not (len(self.lr_range) == 2 and 0 < self.lr_range[0] < self.lr_range[1]):
+        if not (_numbers(self.lr_range, 2) and 0 < self.lr_range[0] < self.lr_range[1] < INF):
             raise self._wrong("lr_range", "the first and the last rate, such as (1e-5, 10)")
 
     def _check_together(self):
@@ -115,11 +119,11 @@ class Recipe:
         return InputError(f"recipe {self.name}: {name}={getattr(self, name)!r}. Give {allowed}.")
 
     def _at_least(self, name: str, least):
-        if getattr(self, name) < least: raise self._wrong(name, f"{least} or more")
+        if not least <= getattr(self, name) < INF: raise self._wrong(name, f"{least} or more")
 
     def _above_0(self, name: str):
         value = getattr(self, name)
-        if value is not None and not value > 0: raise self._wrong(name, "a number above 0")
+        if value is not None and not 0 < value < INF: raise self._wrong(name, "a number above 0")
 
     def _between(self, name: str, low, high):
         if not low <= getattr(self, name) < high:
@@ -150,6 +154,10 @@ class Recipe:
         return sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _numbers(values, n: int) -> bool:
+    return len(values) == n and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+
+
 def _check_type(recipe: Recipe, f) -> None:
     "Ints pass for floats; nothing else passes for another type"
     value, kind = getattr(recipe, f.name), f.type
@@ -166,5 +174,6 @@ def _plain_aug(aug):
     if hasattr(aug, "as_dict"): return aug.as_dict()
     if aug is None or isinstance(aug, str): return aug
     import albumentations as A
-    compose = aug if isinstance(aug, A.Compose) else A.Compose(list(aug))
+    listed = list(aug) if isinstance(aug, (list, tuple)) else [aug]
+    compose = aug if isinstance(aug, A.Compose) else A.Compose(listed)
     return json.loads(json.dumps(A.to_dict(compose), default=str))

@@ -12,18 +12,22 @@ from pathlib import Path
 
 import torch
 
+from .augment import build_augmentation
 from .cam_callback import GradCAMCallback
 from .checkpoint import versions
 from .data import ImageData, load_data
+from .errors import unknown
 from .failures import plain_failures
 from .finder import SUGGESTIONS, explain_rate
 from .gradcam import find_layers
 from .ingredients import callbacks_of
 from .interpret import ImageInterpretation
 from .learner import ImageLearner, cifar_learner
-from .loaders import cifar_dataloaders, usable_device
+from .loaders import cifar_dataloaders, subsets, usable_device
 from .lock import RunLock
 from .logs import History, TensorBoardLog, lines_to
+from .models import MODELS
+from .optimizers import optimizer
 from .precision import machine_name
 from .recipe import Recipe
 from .report import FoundRate, numbers, write_data, write_interpretation, write_predictions, write_training
@@ -67,6 +71,7 @@ def train(
 ) -> Run:
     """Train `recipe` on `data`, explain the result on the test set and leave it all in a folder.
     Raises: InputError for a wrong input, before training starts; Stopped after a signal."""
+    _check_parts(recipe)
     folder = choose_folder(recipe, out, resume)
     with gone_unless_begun(folder), RunLock(folder), plain_failures(folder, recipe.bs), \
          lines_to(folder / "log.txt", quiet), StopOnSignal() as stop:
@@ -78,7 +83,7 @@ def train(
         found = _rate(recipe, learn, folder, resume)
         stop.check()
         write_data(folder, learn.dls)
-        save_atomically(folder / "model.txt", model_summary(learn.model, recipe.size).encode())
+        save_atomically(folder / "model.txt", model_summary(learn.model, learn.dls.data.size).encode())
         history, board = _fit(recipe, learn, found.chosen, folder, resume, checkpoint_minutes)
         stop.check()
         run = _explain(recipe, learn, found, folder, history)
@@ -91,6 +96,13 @@ def train(
         seal(folder)
         _announce(run)
         return run
+
+
+def _check_parts(recipe: Recipe) -> None:
+    "What a recipe cannot know when it is made. Raises: InputError with the nearest names"
+    if recipe.model not in MODELS: raise unknown("model", recipe.model, MODELS)
+    optimizer(recipe.opt, recipe.mom)
+    build_augmentation(recipe.aug, recipe.size)
 
 
 def _decided(data, learn) -> dict:
@@ -106,9 +118,9 @@ def _prepare(recipe: Recipe, data, unverified, workers, device, before) -> Image
     device = usable_device(device)
     if not isinstance(data, ImageData): data = load_data(data, size=recipe.size, unverified=unverified)
     kept = data if recipe.limit is None else data.limit(recipe.limit, recipe.seed)
-    bs = _batch_size(recipe, len(kept.x_train))
+    n = len(subsets(kept, recipe.valid, recipe.seed)[0])
+    bs, steps = _batch_size(recipe, n), n // recipe.bs
     dls = cifar_dataloaders(kept, bs, recipe.aug, recipe.valid, recipe.seed, workers, device=device)
-    steps = len(kept.x_train) // recipe.bs
     smaller = f" ({recipe.bs} would leave {steps} steps an epoch)" if bs < recipe.bs else ""
     log.info("recipe      %s: %s, %d epochs, batches of %d%s", recipe.name, recipe.model, recipe.epochs, bs,
              smaller)
@@ -147,7 +159,8 @@ def _rate(recipe: Recipe, learn: ImageLearner, folder: Path, resume: bool) -> Fo
         return FoundRate([], [], {}, float(recipe.lr))
     kept = folder / "checkpoints" / "lr_find.json"
     if resume and kept.exists(): return FoundRate(**read_json(kept))
-    rates = learn.lr_find(*recipe.lr_range, recipe.lr_its, suggest_funcs=SUGGESTIONS, show_plot=False,
+    its = min(recipe.lr_its, max(40, recipe.epochs * len(learn.dls.train)))   # no longer than the training
+    rates = learn.lr_find(*recipe.lr_range, its, suggest_funcs=SUGGESTIONS, show_plot=False,
                           mode=recipe.lr_mode, on=recipe.lr_on)
     chosen = getattr(rates, recipe.lr_rule) / recipe.lr_divide
     whose, part = {"train": "training", "holdout": "holdout"}[recipe.lr_on], ""
@@ -181,7 +194,7 @@ def _explain(recipe, learn, found: FoundRate, folder: Path, history: History) ->
     write_interpretation(folder, interp, layer=recipe.cam, n=recipe.gallery)
     write_predictions(interp, folder / "predictions.csv")
     data = learn.dls.data
-    about = About(recipe.model, recipe.norm, tuple(data.classes), recipe.size, tuple(data.mean),
+    about = About(recipe.model, recipe.norm, tuple(data.classes), data.size, tuple(data.mean),
                   tuple(data.std))
     save_weights(folder / "weights.safetensors", learn.model, about)
     return Run(folder, _results(recipe, learn, found, interp), learn, interp)
