@@ -89,7 +89,7 @@ def check_equal(arch, n: int = 4, bs: int = 16):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
 
-def run(rounds: int = 5, device: str = "cpu", n: int = 3) -> list[Row]:
+def run(rounds: int = 5, device: str = "cpu", n: int = 2) -> list[Row]:
     check_equal(tiny)
     return [*_resnet(rounds, device, n), *_overhead(rounds, device)]
 
