@@ -41,13 +41,13 @@ class Process:
         raise AssertionError(f"still running after {seconds} s: {self.output.read_text()}")
 
 
-def start(*flags, prepare=lambda: None, cwd=None, recipe=recipe, data="digits") -> Process:
-    "Start `recipe` with `flags`; `prepare` is called in the new process"
+def start(*flags, prepare=lambda: None, cwd=None, recipe=recipe, data="digits", drawn=False) -> Process:
+    "Start `recipe` with `flags`; `prepare` is called in the new process; `drawn`: with all figures"
     _warm()
     fd, output = tempfile.mkstemp(prefix="output-", dir=_folder().name)
     sys.stdout.flush(), sys.stderr.flush()
     pid = os.fork()
-    if pid == 0: _be(flags, prepare, cwd, recipe, data, fd)
+    if pid == 0: _be(flags, prepare, cwd, recipe, data, drawn, fd)
     os.close(fd)
     return Process(pid, Path(output))
 
@@ -55,7 +55,7 @@ def start(*flags, prepare=lambda: None, cwd=None, recipe=recipe, data="digits") 
 def run(*flags, **kwargs) -> tuple[int, str]: return start(*flags, **kwargs).end()
 
 
-def _be(flags, prepare, cwd, recipe, data, fd):
+def _be(flags, prepare, cwd, recipe, data, drawn, fd):
     status = 70
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -63,7 +63,7 @@ def _be(flags, prepare, cwd, recipe, data, fd):
         os.dup2(fd, 1), os.dup2(fd, 2)
         sys.stdout, sys.stderr = [os.fdopen(n, "w", 1, closefd=False) for n in (1, 2)]
         if cwd: os.chdir(cwd)
-        _draw_little()
+        if not drawn: _draw_little()
         runs.load_data = _read_once[0]
         prepare()
         try: cli.main(recipe, [*(["--data", data] if data else []), *map(str, flags)])

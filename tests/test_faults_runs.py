@@ -23,6 +23,9 @@ from cifar_fastai.resume import Checkpoint
 kill = send(signal.SIGKILL)
 
 
+def slow(*values): return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def resumed(folder, *flags, **kwargs) -> str:
     "What going on with the run in `folder` prints; it must end like one that nobody disturbed"
     status, text = run("--resume", folder, *flags, **kwargs)
@@ -78,7 +81,10 @@ STAGES = {"before the data is read": (runs, "_prepare"), "after recipe.json": (s
           "before the manifest": (runs, "seal")}
 
 
-@pytest.mark.parametrize("stage", STAGES)
+SLOW = ("before the fit", "before the results", "after recipe.json")
+
+
+@pytest.mark.parametrize("stage", [slow(stage) if stage in SLOW else stage for stage in STAGES])
 def test_F1_killed_where_there_is_no_checkpoint_or_no_more_to_train(tmp_path, stage):
     folder, (owner, name) = tmp_path/"run", STAGES[stage]
     assert run("--out", folder, prepare=lambda: at(owner, name, kill))[0] == -signal.SIGKILL
@@ -122,6 +128,16 @@ def test_F1_tensorboard_shows_a_resumed_run_like_an_undisturbed_one(tmp_path):
     assert run("--resume", folder, prepare=lambda: at(runs, "seal", kill))[0] == -signal.SIGKILL
     resumed(folder)
     assert scalars(folder/"tensorboard") == scalars(whole()/"tensorboard")
+
+
+@pytest.mark.slow
+def test_F1_every_figure_of_a_resumed_run_is_that_of_an_undisturbed_one(tmp_path):
+    half = lambda: at(Checkpoint, "after_epoch", kill, 1)
+    assert run("--out", tmp_path/"undisturbed", drawn=True)[0] == 0
+    assert run("--out", tmp_path/"run", drawn=True, prepare=half)[0] == -signal.SIGKILL
+    assert run("--resume", tmp_path/"run", drawn=True)[0] == 0
+    figures = [f"figures/{p.name}" for p in (tmp_path/"undisturbed/figures").glob("*.png")]
+    assert hashes(tmp_path/"run", figures) == hashes(tmp_path/"undisturbed", figures) and len(figures) >= 12
 
 
 def scalars(folder) -> dict:
@@ -252,9 +268,9 @@ def disk_full(name, times=0):
     return prepare
 
 
-@pytest.mark.parametrize("name, times", [("epoch-0002.pt", 0), ("epoch-0002.json", 0), ("history.csv", 1),
-                                         ("gradcam_epochs.png", 0), ("weights.safetensors", 0),
-                                         ("confusion.png", 0), ("results.json", 0)])
+@pytest.mark.parametrize("name, times", [
+    ("epoch-0002.pt", 0), ("history.csv", 1), ("gradcam_epochs.png", 0), ("weights.safetensors", 0),
+    *(slow(name, 0) for name in ("epoch-0002.json", "confusion.png", "results.json"))])
 def test_F7_a_full_disk_is_told_by_path_and_bytes_and_costs_nothing(tmp_path, name, times):
     line = refusal("--out", tmp_path/"run", prepare=disk_full(name, times), status=1)
     assert f"{name} (" in line and " bytes): No space left on device" in line
