@@ -97,14 +97,27 @@ def _run(recipe: Recipe, args, out, resume: bool) -> None:
         raise InputError("both --seed and --seeds were given. Give one of them.")
     if args.seeds and args.resume == "newest" and args.out is None:
         raise InputError("--resume with --seeds takes the folder that holds them. Give it: --resume FOLDER.")
+    source = args.data or _begun_data(out, resume) or "cifar10"
+    _bring(source, recipe.size, args)
     from .runs import train
     common = {"unverified": args.unverified, "workers": args.workers, "device": args.device,
               "quiet": args.quiet, "checkpoint_minutes": args.checkpoint_minutes}
     if not args.seeds:
-        train(recipe, args.data or _begun_data(out, resume) or "cifar10", out, resume=resume, **common)
+        train(recipe, source, out, resume=resume, **common)
         return
     from .seeds import train_seeds
-    train_seeds(recipe, args.data or "cifar10", args.seeds, out, resume=resume, **common)
+    train_seeds(recipe, source, args.seeds, out, resume=resume, **common)
+
+
+def _bring(source: str, size: int, args) -> None:
+    "Fetch or refuse data that is not here, before the seconds that fastai takes to be imported"
+    if source == "digits": return
+    from . import data, search
+    if source in data.NAMES: here = os.environ.get(f"{source.upper()}_DIR") or search.already_here(source)
+    else: here = os.path.exists(os.path.expanduser(source))
+    if here: return
+    from .lines import lines_to
+    with lines_to(quiet=args.quiet): data.load_data(source, size=size, unverified=args.unverified)
 
 
 def _resumed(recipe: Recipe, args) -> tuple[str | None, bool]:

@@ -23,9 +23,10 @@ from .gradcam import find_layers
 from .ingredients import callbacks_of
 from .interpret import ImageInterpretation
 from .learner import ImageLearner, cifar_learner
+from .lines import lines_to
 from .loaders import cifar_dataloaders, subsets, usable_device
 from .lock import RunLock
-from .logs import History, TensorBoardLog, lines_to
+from .logs import History, TensorBoardLog
 from .models import MODELS
 from .optimizers import optimizer
 from .precision import machine_name

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 
 from .checkpoint import write_json
 from .errors import InputError
-from .logs import lines_to
+from .lines import lines_to
 from .recipe import Recipe
 from .runs import train
 
