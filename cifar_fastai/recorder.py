@@ -54,7 +54,9 @@ class DeviceRecorder(Recorder):
 
     def after_batch(self):
         "As fastai's, without its lists of metrics where only the loss is recorded"
-        if not self.learn.training or self.train_metrics or not self.learn.yb: return super().after_batch()
+        if not self.learn.training or self.train_metrics or not self.learn.yb:
+            super().after_batch()
+            return
         self.smooth_loss.accumulate(self.learn)
         self.learn.smooth_loss = self.smooth_loss.value
         self.losses.append(self.learn.smooth_loss)
