@@ -4,6 +4,7 @@ It leaves no trace.
     rates = learn.lr_find(suggest_funcs=(valley, slide, minimum, steep))
     rates.valley
 """
+import logging
 import random
 from collections import namedtuple
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ from fastcore.basics import listify
 
 from .errors import InputError, unknown
 
-__all__ = ["LRSweep", "explain_rate", "find_rate", "minimum", "slide", "steep", "valley"]
+__all__ = ["LRSweep", "explain_rate", "find_rate", "settled_rate", "minimum", "slide", "steep", "valley"]
 
+log = logging.getLogger("cifar_fastai")
 SUGGESTIONS = (valley, slide, minimum, steep)
 
 
@@ -136,6 +138,21 @@ def _go_to(dl, place):
 
 
 def _cuda_state(): return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+
+
+def settled_rate(
+    rates,             # the namedtuple of `find_rate`
+    rule: str,         # the field to take
+    lowest: float,     # the first rate that was tried
+) -> float:
+    """The suggestion of `rule`; the median of all where it lies among the first rates tried: the loss has not
+    moved there yet, so its minimum is noise, and a net does not learn with it"""
+    rate = getattr(rates, rule)
+    if rate >= 10 * lowest: return rate
+    other = float(np.median(rates))
+    log.warning("rate        %s gives %.2g, where the loss has hardly moved yet: the median of all "
+                "suggestions, %.2g, is taken", rule, rate, other)
+    return other
 
 
 def explain_rate(

@@ -18,7 +18,7 @@ from .checkpoint import versions
 from .data import ImageData, load_data
 from .errors import unknown
 from .failures import plain_failures
-from .finder import SUGGESTIONS, explain_rate
+from .finder import SUGGESTIONS, explain_rate, settled_rate
 from .gradcam import find_layers
 from .ingredients import callbacks_of
 from .interpret import ImageInterpretation
@@ -163,7 +163,7 @@ def _rate(recipe: Recipe, learn: ImageLearner, folder: Path, resume: bool) -> Fo
     its = min(recipe.lr_its, max(40, recipe.epochs * len(learn.dls.train)))   # no longer than the training
     rates = learn.lr_find(*recipe.lr_range, its, suggest_funcs=SUGGESTIONS, show_plot=False,
                           mode=recipe.lr_mode, on=recipe.lr_on)
-    chosen = getattr(rates, recipe.lr_rule) / recipe.lr_divide
+    chosen = settled_rate(rates, recipe.lr_rule, recipe.lr_range[0]) / recipe.lr_divide
     whose, part = {"train": "training", "holdout": "holdout"}[recipe.lr_on], ""
     if recipe.lr_divide != 1: part = f"; divided by {recipe.lr_divide:g}: {chosen:.3g}"
     log.info("rate        %s, from the %s loss alone%s", explain_rate(rates, recipe.lr_rule), whose, part)

@@ -186,3 +186,14 @@ def test_a_net_without_batch_norm_and_a_part_that_is_frozen_are_left_alone(learn
     learn.lr_find(num_it=40, show_plot=False)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert not any(p.requires_grad for p in net.layer1.parameters())
+
+
+def test_a_rate_among_the_first_ones_tried_gives_way_to_the_median(caplog):
+    from collections import namedtuple
+
+    from cifar_fastai.finder import settled_rate
+    Rates = namedtuple("Rates", "valley slide minimum steep")
+    noisy, clear = Rates(0.02, 0.04, 4e-6, 0.3), Rates(0.02, 0.04, 0.01, 0.3)
+    assert settled_rate(noisy, "minimum", 1e-5) == pytest.approx(0.03) and "hardly moved" in caplog.text
+    caplog.clear()
+    assert settled_rate(clear, "minimum", 1e-5) == 0.01 and not caplog.text
