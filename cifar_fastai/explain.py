@@ -133,10 +133,12 @@ def gradcam_of(
     cam = GradCAM(model, layers)(found.xb, target, y=found.y, method=method, bs=64)
     maps = cam.maps if isinstance(cam.maps, dict) else {layers[0]: cam.maps}
     groups = [[_said(found, cam, names, i)] for i in range(len(found.xb))]
+    asked = zip(cam.target.tolist(), cam.logits.argmax(1).tolist())
+    titles = [f"{'why' if c == said else 'where'} {short(names[c], 14)}" for c, said in asked]
     for name, of_layer in maps.items():
         below = short(name) if len(maps) > 1 else ""
-        for group, m, c in zip(groups, of_layer, cam.target.tolist()):
-            group.append(Tile(overlay(group[0].picture, m, cmap, alpha), f"why {short(names[c], 14)}", below))
+        for group, m, above in zip(groups, of_layer, titles):
+            group.append(Tile(overlay(group[0].picture, m, cmap, alpha), above, below))
     if not text: groups = [[Tile(t.picture) for t in group] for group in groups]
     fig = show_tiles(groups, **kwargs)
     if colorbar: add_colorbar(fig, cmap)

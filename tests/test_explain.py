@@ -95,8 +95,11 @@ def test_text_and_colour_bar_can_be_left_out(ours):
 
 @pytest.mark.parametrize("target, want", [("ship", [3, 3]), (2, [2, 2]), ("true", [0, 1]), ("pred", None)])
 def test_maps_are_for_the_class_asked_for(ours, target, want):
-    cam = ours.gradcam([0, 1], target=target, method="layercam").cam
-    assert cam.target.tolist() == (want or cam.logits.argmax(1).tolist())
+    fig, cam = ours.gradcam([0, 1], target=target, method="layercam")
+    said = cam.logits.argmax(1).tolist()
+    assert cam.target.tolist() == (want or said)
+    titles = [f"{'why' if c == s else 'where'} {CLASSES[c]}" for c, s in zip(want or said, said)]
+    assert [above for above, _ in texts(fig)[1::2]] == titles
     close(cam.raw, GradCAM(ours.model, "layer3")(choose(ours, [0, 1]).xb, cam.target, method="layercam").raw)
 
 
