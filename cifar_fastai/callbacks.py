@@ -19,7 +19,8 @@ def fitting(learn) -> bool:
     """Whether the loop that begins trains for good: no `lr_find`, no `validate`, no `get_preds` and, if the
     Learner is ours, no `tta`"""
     if hasattr(learn, "lr_finder"): return False
-    return vars(learn).get("fitting", not (learn.lock.locked() or hasattr(learn, "gather_preds")))
+    if hasattr(type(learn), "fitting"): return learn.fitting
+    return not (learn.lock.locked() or hasattr(learn, "gather_preds"))
 
 
 class EpochSeed(Callback):

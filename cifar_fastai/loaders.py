@@ -33,7 +33,7 @@ log = logging.getLogger("cifar_fastai")
 class Splits:
     "Items and subsets of a store: what `get_items` and `splitter` of a DataBlock ask for"
     def __init__(self, *subsets): self.subsets = subsets
-    def __call__(self, _): return [list(s) for s in self.subsets]
+    def __call__(self, _): return [np.asarray(s).tolist() for s in self.subsets]
 
 
 class AllItems:
