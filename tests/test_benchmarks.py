@@ -1,15 +1,21 @@
 """The benchmarks' own arithmetic, and that each contender does what it is said to do, on little data."""
 import json
+import re
+from pathlib import Path
+from time import monotonic, sleep
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu, harness, loader, profile_epoch, step
+from benchmarks import gpu, harness, loader, profile_epoch, step, summary
 from benchmarks.harness import Row, alternate, ratio, table
 from benchmarks.pictures import coloured, write_folder
+from benchmarks.summary import Results
 from cifar_fastai.data import load_data
 from cifar_fastai.errors import InputError
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_contenders_take_turns_and_warm_rounds_do_not_count():
@@ -61,6 +67,34 @@ def test_training_on_resident_pictures_runs_on_any_device(monkeypatch):
     assert 0 < seconds < 60
 
 
+@pytest.mark.parametrize("seconds, says", [(60, r"2 epochs: [\d.]+ s"), (-1, "2 epochs: left out, no time")])
+def test_long_training_is_timed_where_the_minutes_allow_it(monkeypatch, seconds, says):
+    monkeypatch.setattr(gpu, "BS", 16), monkeypatch.setattr(gpu, "EPOCHS", 2)
+    end, cpu = monotonic() + seconds, torch.device("cpu")
+    row, = gpu.training(coloured(48, 16), cpu, "fp32", 2, end, step.tiny)
+    assert row.goal_id == "P11" and row.measured > 0 and re.search(says, row.note)
+    assert "0 workers" in row.note
+
+
+def test_rounds_end_when_their_time_is_over():
+    times = alternate({"a": lambda: 1.0}, rounds=9, warm=0, over=harness.until(monotonic() - 1))
+    assert len(times["a"]) == 2 and not harness.until(monotonic() + 60)()
+
+
+def test_pictures_on_the_device_are_augmented_like_ours():
+    data = coloured(16, 4)
+    x = torch.tensor(data.x_train).permute(0, 3, 1, 2)
+    padded = torch.nn.functional.pad(x.float(), (4,) * 4, "reflect")
+    torch.manual_seed(0)
+    out = gpu.augmented(padded.to(torch.uint8), torch.arange(16))
+    seen = out.permute(0, 2, 3, 1).numpy()
+    for k in range(16):     # each is a crop of its own picture, perhaps mirrored, but for the hole
+        picture = padded[k].permute(1, 2, 0).numpy()
+        crops = [picture[y:y + 32, x:x + 32] for y in range(9) for x in range(9)]
+        same = max((seen[k] == c[:, ::d]).all(2).mean() for c in crops for d in (1, -1))
+        assert same >= 1 - 64 / 1024
+
+
 def test_hole_flip_and_crop_keep_every_pixel_a_pixel_of_the_picture():
     x = torch.arange(1, 3 * 40 * 40 + 1).remainder(119).view(1, 3, 40, 40).expand(64, -1, -1, -1)
     out = gpu.augmented(x, torch.arange(64))
@@ -88,3 +122,46 @@ def test_unknown_benchmark_is_answered_with_the_nearest():
 def test_machine_names_processor_and_versions():
     about = harness.machine()
     assert about["cpu"] and about["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def found(goal_id="P1", measured=3.0, **kwargs): return Row(goal_id, "w", "x", 2, measured, **kwargs)
+
+
+HOW = {"rounds": 5, "threads": 1, "clock": "wall", "load_before": 0.1, "seconds": 9.0}
+
+
+def test_cpu_time_does_not_count_the_time_that_others_take():
+    def wait(): sleep(.2)
+    with harness.timed_by("cpu"): asleep = harness.clock(wait)
+    assert asleep < .1 < harness.clock(wait)
+
+
+def test_a_suite_measured_later_joins_those_in_the_file_unless_the_machine_is_another(tmp_path):
+    file, here = tmp_path / "r" / "cpu.json", harness.machine()
+    first, second, elsewhere = Results(here), Results(here), Results(here | {"cpu": "another"})
+    first.add("loader", [found("P5"), found("P1")], HOW), first.save(file)
+    second.add("gpu", "no GPU", HOW), second.save(file)
+    both = Results.load(file)
+    assert [r.goal_id for r in both.rows] == ["P1", "P5"] and both.left_out == ["no GPU"]
+    elsewhere.add("step", [found("P3")], HOW), elsewhere.save(file)
+    assert [r.goal_id for r in Results.load(file).rows] == ["P3"]
+
+
+def test_chart_shows_how_many_times_as_fast_whichever_way_the_goal_is_written():
+    results = Results(harness.machine())
+    results.add("s", [found(measured=4.0), found(measured=.25, at_most=True), found(unit="ms")], HOW)
+    assert [(value, goal) for _, value, goal in summary.speedups(results)] == [(4, 2), (4, .5)]
+
+
+def test_the_page_says_what_the_committed_results_say():
+    file, page = ROOT / "benchmarks/results/cpu.json", (ROOT / "docs/performance.md").read_text()
+    results = Results.load(file)
+    assert summary.write_block(page, "results", summary.markdown(results)) == page
+    assert summary.write_block(page, "profile", summary.profile_beside(file)) == page
+    assert results.about() in (ROOT / "README.md").read_text()
+    results.suites["loader"]["rows"][0]["measured"] += 1
+    assert summary.write_block(page, "results", summary.markdown(results)) != page
+
+
+def test_a_page_without_marks_is_refused():
+    with pytest.raises(ValueError, match="results"): summary.write_block("# a page", "results", "text")
