@@ -85,7 +85,8 @@ class Workers:
         until = time.monotonic() + self.limit
         while self.started is not None:
             try: return next(self.started), None
-            except (RuntimeError, OSError, EOFError) as e: failed = str(e) or type(e).__name__
+            except (ConnectionError, EOFError): failed = "it exited unexpectedly, while it handed a batch over"
+            except (RuntimeError, OSError) as e: failed = str(e) or type(e).__name__
             if "timed out" not in failed: return None, failed
             if time.monotonic() >= until: return None, f"no batch within {self.limit:g} seconds"
         return None, "closed in the middle of an epoch"
