@@ -9,10 +9,11 @@ import json
 import logging
 import time
 from contextlib import contextmanager
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 
 from .checkpoint import differences, versions
-from .errors import InputError
+from .errors import InputError, unknown
 from .policy import Policy
 from .recipe import Recipe
 from .saving import TEMPORARY, sweep, write_json
@@ -108,13 +109,16 @@ def load_recipe(path: str | Path) -> Recipe:
     """The recipe in a recipe.json. Raises: InputError for what is no recipe, or whose augmentation was given
     as Albumentations transforms: those only the recipe's own module can make"""
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in read_json(path).items()}
-    aug = fields.get("aug")
+    aug, known = fields.get("aug"), [f.name for f in dataclass_fields(Recipe)]
+    for name in fields:
+        if name not in known: raise unknown("recipe field", name, known)
     try:
         if isinstance(aug, dict):
             fields["aug"] = Policy(**{k: tuple(v) if isinstance(v, list) else v for k, v in aug.items()})
         return Recipe(**fields)
     except (TypeError, OverflowError) as error:
-        raise InputError(f"{path} holds no recipe: {error}. Give the recipe.json of a run.") from error
+        raise InputError(f"{path} holds no recipe: {' '.join(str(error).split())}. "
+                         "Give the recipe.json of a run.") from error
 
 
 def read_json(path: str | Path) -> dict:

@@ -85,7 +85,7 @@ class Workers:
         until = time.monotonic() + self.limit
         while self.started is not None:
             try: return next(self.started), None
-            except (ConnectionError, EOFError): failed = "it exited unexpectedly, while it handed a batch over"
+            except (ConnectionError, EOFError): failed = "it exited unexpectedly, while handing over a batch"
             except (RuntimeError, OSError) as e: failed = str(e) or type(e).__name__
             if "timed out" not in failed: return None, failed
             if time.monotonic() >= until: return None, f"no batch within {self.limit:g} seconds"
