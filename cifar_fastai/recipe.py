@@ -40,7 +40,7 @@ class Recipe:
     lr: float | str = "find"        # peak rate; "find": a range test decides, never the test set
     lr_rule: str = "minimum"        # whose suggestion: "valley", "slide", "minimum" (a tenth of it), "steep"
     lr_divide: float = 1.0          # the found rate is divided by it
-    lr_its: int = 100               # batches of the range test; fewer, but 40, where the training has fewer
+    lr_its: int = 100               # batches of the range test; fewer, but 60, where the training has fewer
     lr_mode: str = "exp"            # of the range test: "exp" (by a factor) or "linear" (by a step)
     lr_on: str = "train"            # whose loss it judges by: "train" or "holdout"
     lr_range: tuple = (1e-5, 10.0)  # from where to where it goes

@@ -160,7 +160,7 @@ def _rate(recipe: Recipe, learn: ImageLearner, folder: Path, resume: bool) -> Fo
         return FoundRate([], [], {}, float(recipe.lr))
     kept = folder / "checkpoints" / "lr_find.json"
     if resume and kept.exists(): return FoundRate(**read_json(kept))
-    its = min(recipe.lr_its, max(40, recipe.epochs * len(learn.dls.train)))   # no longer than the training
+    its = min(recipe.lr_its, max(60, recipe.epochs * len(learn.dls.train)))   # no longer than the training
     rates = learn.lr_find(*recipe.lr_range, its, suggest_funcs=SUGGESTIONS, show_plot=False,
                           mode=recipe.lr_mode, on=recipe.lr_on)
     chosen = settled_rate(rates, recipe.lr_rule, recipe.lr_range[0]) / recipe.lr_divide
