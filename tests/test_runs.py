@@ -1,0 +1,195 @@
+"""One command trains, explains and leaves a folder in which everything agrees with everything."""
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import recipe as all_of_it
+from tiny import tiny_net, write_folder
+
+from cifar_fastai import runs
+from cifar_fastai.checkpoint import versions
+from cifar_fastai.data import load_data
+from cifar_fastai.errors import InputError
+from cifar_fastai.runs import train
+from cifar_fastai.weights import load_weights
+
+FIGURES = {"batch", "classes", "lr_find", "lr_schedule", "curves", "top_losses", "misclassified", "gradcam",
+           "gradcam_epochs", "confusion", "per_class", "calibration"}
+recipe = all_of_it.but(limit=40)   # few enough to be wrong now and then
+FILES = {"results.json", "history.csv", "recipe.json", "weights.safetensors", "predictions.csv", "log.txt"}
+
+
+@pytest.fixture(scope="module")
+def done(learnable, tmp_path_factory):
+    "The tiny recipe on a folder of pictures, its output piped: (run folder, source, stdout, stderr)"
+    root = tmp_path_factory.mktemp("a run")
+    source = write_folder(learnable, root / "data ü")
+    command = [sys.executable, Path(__file__).with_name("tiny.py"), "--data", source, "--limit", "40"]
+    command += ["--out", root / "run"]
+    env = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    end = subprocess.run(command, capture_output=True, text=True, timeout=280, env=env, cwd=root)
+    assert end.returncode == 0, end.stderr
+    assert {p.name for p in root.iterdir()} == {"data ü", "run"}, "nothing beside the run folder"
+    return root / "run", source, end.stdout, end.stderr
+
+
+@pytest.fixture(scope="module")
+def results(done): return json.loads((done[0] / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def predictions(done):
+    with (done[0] / "predictions.csv").open() as file: return list(csv.DictReader(file))
+
+
+# files
+
+def test_every_file_is_there_and_no_other(done):
+    found = {p.relative_to(done[0]).as_posix() for p in done[0].rglob("*") if p.is_file()}
+    figures = {f"figures/{n}.png" for n in FIGURES}
+    assert found >= FILES | figures
+    others = {"figures", "tensorboard", "checkpoints", "manifest.json", "model.txt"}
+    assert {f.split("/")[0] for f in found} - FILES == others
+    assert not [f for f in found if f.endswith(".tmp") or "lock" in f]
+
+
+def test_figures_are_pictures_fit_for_a_page(done):
+    for path in (done[0] / "figures").iterdir():
+        with Image.open(path) as im:
+            x = np.asarray(im.convert("RGB"), float)
+            assert min(im.size) > 150 and max(im.size) < 4000 and x.std() > 5, f"{path.name} is blank"
+
+
+def test_the_output_says_what_was_done_and_has_neither_bars_nor_warnings(done):
+    folder, source, out, err = done
+    assert err == "" and "\r" not in out and "\x1b" not in out
+    starts = [line.split()[0] for line in out.splitlines() if line.strip()]
+    for word in ("recipe", "data", "device", "net", "rate", "epoch", "1/2", "2/2", "test", "took", "folder"):
+        assert word in starts, word
+    assert out.splitlines()[-1] == f"folder      {folder}"
+    assert "from the training loss alone" in out and "valley" in out and "fp32" in out
+
+
+def test_the_log_file_has_the_same_lines_with_the_time(done):
+    out = [line for line in done[2].splitlines() if not line.startswith("ImageData")]
+    logged = [line[20:] for line in (done[0] / "log.txt").read_text().splitlines()]
+    assert [line for line in out if line not in logged] == []
+
+
+# numbers
+
+def test_results_name_all_that_a_reader_needs(results, done):
+    read = load_data(done[1], size=16).limit(40)
+    assert results["versions"] == versions() and results["seed"] == 0 and results["epochs"] == 2
+    assert results["data"] == str(done[1]) and results["data_fingerprint"] == read.fingerprint
+    assert results["parameters"] == sum(p.numel() for p in tiny_net(4).parameters())
+    assert (results["judged_on"], results["valid"], results["precision"]) == ("test set", "test", "fp32")
+    assert (results["training_pictures"], results["pictures"], results["bs"]) == (40, 48, 8)
+    assert 0 < results["lr"] < 10 and results["seconds"] > 0 and len(results["epoch_seconds"]) == 2
+    assert results["recipe_fingerprint"] == recipe.fingerprint() and results["recipe"] == "tiny"
+
+
+def test_results_are_what_the_predictions_add_up_to(results, predictions):
+    right = [row["true"] == row["predicted"] for row in predictions]
+    assert len(predictions) == 48 and [int(row["index"]) for row in predictions] == list(range(48))
+    assert np.mean(right) == pytest.approx(results["accuracy"]) and right.count(False) == results["mistakes"]
+    assert np.mean([float(r["loss"]) for r in predictions]) == pytest.approx(results["loss"], rel=1e-5)
+    for name, accuracy in results["accuracy_per_class"].items():
+        of_class = [r for r, row in zip(right, predictions) if row["true"] == name]
+        assert len(of_class) == 12 and np.mean(of_class) == pytest.approx(accuracy)
+    assert 0 < results["mistakes"] < 36, "some are right and some are wrong"
+    assert 0 <= results["accuracy_tta"] <= 1 and all(.25 <= float(r["confidence"]) <= 1 for r in predictions)
+
+
+def test_history_has_a_row_an_epoch_that_ends_at_the_results(done, results):
+    with (done[0] / "history.csv").open() as file: rows = list(csv.DictReader(file))
+    assert [int(r["epoch"]) for r in rows] == [1, 2]
+    assert float(rows[1]["accuracy"]) == pytest.approx(results["accuracy"])
+    assert float(rows[1]["valid_loss"]) == pytest.approx(results["loss"], rel=1e-4)
+
+
+def test_the_recipe_that_was_run_is_written_down(done):
+    assert json.loads((done[0] / "recipe.json").read_text()) == json.loads(json.dumps(recipe.as_dict()))
+
+
+def test_the_weights_predict_what_was_predicted(done, predictions, tiny_registered):
+    net, about = load_weights(done[0] / "weights.safetensors")
+    data = load_data(done[1], size=16).limit(40)
+    assert (about.classes, about.size, about.mean) == (data.classes, 16, data.mean) and not net.training
+    x = torch.from_numpy(np.array(data.x_test)).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (about.mean, about.std))
+    with torch.no_grad(): probs = net((x - mean) / std).softmax(1)
+    assert [about.classes[k] for k in probs.argmax(1)] == [row["predicted"] for row in predictions]
+    assert probs.amax(1).tolist() == pytest.approx([float(r["confidence"]) for r in predictions], abs=1e-4)
+    assert [about.classes[k] for k in data.y_test] == [row["true"] for row in predictions]
+
+
+def test_tensorboard_shows_scalars_and_pictures(done, results):
+    events = EventAccumulator(str(done[0] / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
+    events.Reload()
+    tags = events.Tags()
+    scalars = {t: [e.value for e in events.Scalars(t)] for t in tags["scalars"]}
+    assert {t: len(v) for t, v in scalars.items() if not t.startswith("range")} == {
+        "train/loss": 10, "train/lr": 10, "train/momentum": 10, "epoch/train_loss": 2, "epoch/valid_loss": 2,
+        "epoch/accuracy": 2}
+    assert scalars["epoch/accuracy"][-1] == pytest.approx(results["accuracy"])
+    assert max(scalars["train/lr"]) <= results["lr"] * 1.001 and tags["graph"]
+    assert set(tags["images"]) >= {"batch", "misclassified", "gradcam"}
+
+
+# calling it
+
+@pytest.fixture
+def undrawn(monkeypatch, tiny_registered):
+    "No figures: they take most of a tiny run's time"
+    for name in ("write_data", "write_training", "write_interpretation"):
+        monkeypatch.setattr(runs, name, lambda *args, **kwargs: {})
+
+
+def test_a_finished_run_is_resumed_by_explaining_it_again(done, results, undrawn):
+    weights = (done[0] / "weights.safetensors").read_bytes()
+    run = train(recipe, done[1], done[0], resume=True, device="cpu", quiet=True)
+    assert run.accuracy == results["accuracy"] and run.folder == done[0]
+    assert (done[0] / "weights.safetensors").read_bytes() == weights
+    assert json.loads((done[0] / "results.json").read_text())["lr"] == results["lr"], "no second range test"
+    assert repr(run) == f"Run({done[0]}: accuracy {run.accuracy:.2%})"
+    assert len(run.interp.misclassified()) == results["mistakes"]
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(done):
+    before = (done[0] / "results.json").read_bytes()
+    with pytest.raises(InputError, match="already holds a run. Resume it with --resume, or give another"):
+        train(recipe, done[1], done[0])
+    assert (done[0] / "results.json").read_bytes() == before
+
+
+def test_without_a_folder_it_is_named_by_recipe_time_and_seed(undrawn, learnable, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = train(recipe.but(epochs=1, lr=.1, seed=3), learnable, device="cpu", quiet=True)
+    assert run.folder.parts[:2] == ("runs", "tiny") and run.folder.name.endswith("-seed3")
+    assert run.results["lr"] == .1 and run.results["data"] == "learnable"
+
+
+def test_with_a_holdout_the_test_set_is_only_seen_at_the_end(undrawn, learnable, tmp_path):
+    dark = replace(learnable, x_test=np.zeros_like(learnable.x_test))     # a test set that would be noticed
+    changed = all_of_it.but(lr=.1, valid="holdout", epochs=3)
+    run = train(changed, dark, tmp_path / "run", device="cpu", quiet=True)
+    with (tmp_path / "run/history.csv").open() as file: rows = list(csv.DictReader(file))
+    assert float(rows[-1]["accuracy"]) > .4, "the holdout is watched"
+    assert run.accuracy == .25, "the test set, of black pictures here, judges"
+    assert run.results["training_pictures"] == 128 and run.results["pictures"] == 48
+    assert run.results["valid"] == "holdout" and len(run.interp) == 48
+
+
+@pytest.mark.parametrize("n, expected", [(50_000, 512), (160, 32), (1437, 256), (40, 8), (9, 2), (1, 2)])
+def test_small_data_gets_batches_small_enough_for_some_steps(n, expected):
+    assert runs._batch_size(recipe.but(bs=512, min_steps=5), n) == expected

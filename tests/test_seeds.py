@@ -1,0 +1,57 @@
+"""A result is a mean and a standard deviation over seeds, with n beside it."""
+import json
+from statistics import stdev
+
+import pytest
+from tiny import recipe
+
+from cifar_fastai import runs, seeds
+from cifar_fastai.errors import InputError
+from cifar_fastai.seeds import summary, train_seeds
+
+
+@pytest.fixture
+def undrawn(monkeypatch, tiny_registered):
+    for name in ("write_data", "write_training", "write_interpretation"):
+        monkeypatch.setattr(runs, name, lambda *args, **kwargs: {})
+
+
+def test_each_seed_has_its_run_folder_and_the_summary_stands_beside_them(undrawn, learnable, tmp_path):
+    small = recipe.but(epochs=1, lr=.05, limit=40)
+    found = train_seeds(small, learnable, [4, 2], tmp_path / "two", device="cpu", quiet=True)
+    results = [json.loads((tmp_path / f"two/seed{k}/results.json").read_text()) for k in (4, 2)]
+    assert [r["seed"] for r in results] == found["seeds"] == [4, 2]
+    assert results[0]["loss"] != results[1]["loss"], "they are different runs"
+    assert found["loss"]["mean"] == pytest.approx((results[0]["loss"] + results[1]["loss"]) / 2)
+    assert json.loads((tmp_path / "two/seeds.json").read_text()) == json.loads(json.dumps(found))
+    assert {p.name for p in (tmp_path / "two").iterdir()} >= {"seed2", "seed4", "seeds.json"}
+    assert found["settings"] == {k: v for k, v in small.as_dict().items() if k != "seed"}
+
+
+def result(seed, accuracy, **more):
+    return {"seed": seed, "recipe": "r", "data": "digits", "accuracy": accuracy, "loss": 1 - accuracy,
+            "seconds": 10 * seed, **more}
+
+
+def test_the_summary_is_mean_and_sample_deviation():
+    found = summary([result(1, .9), result(2, .92), result(3, .97)])
+    assert found["accuracy"]["mean"] == pytest.approx(.93) and found["accuracy"]["n"] == 3
+    assert found["accuracy"]["sd"] == pytest.approx(stdev([.9, .92, .97])) == pytest.approx(.036055, abs=1e-6)
+    assert found["accuracy"]["text"] == "93.00% ± 3.61 points, n=3" and found["seconds"]["mean"] == 20
+    assert found["accuracy"]["values"] == [.9, .92, .97] and "accuracy_tta" not in found
+
+
+def test_one_seed_has_no_deviation():
+    assert summary([result(1, .9)])["accuracy"]["text"] == "90.00% ± 0.00 points, n=1"
+
+
+def test_augmented_accuracy_is_summed_up_where_there_is_one():
+    found = summary([result(1, .9, accuracy_tta=.91), result(2, .9, accuracy_tta=.93)])
+    assert found["accuracy_tta"]["mean"] == pytest.approx(.92)
+
+
+def test_seeds_that_repeat_are_refused_before_anything_runs(monkeypatch, tmp_path):
+    monkeypatch.setattr(seeds, "train", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(InputError, match=r"seeds \[1, 2, 1\] repeat. Give each one once."):
+        train_seeds(recipe, "digits", [1, 2, 1], tmp_path / "x")
+    assert not list(tmp_path.iterdir())
