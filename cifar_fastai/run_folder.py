@@ -149,4 +149,5 @@ def seal(folder: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
+    "Of a file, in hexadecimal"
     with open(path, "rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()
