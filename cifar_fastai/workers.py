@@ -79,6 +79,9 @@ class Workers:
         try: self.started = iter(self.loader)
         finally:
             if before is not None: signal.signal(signal.SIGCHLD, before)
+        if getattr(self.started, "_worker_pids_set", False):   # nor by the handler of another loader
+            torch.utils.data._utils.signal_handling._remove_worker_pids(id(self.started))
+            self.started._worker_pids_set = False
 
     def _next(self) -> tuple:
         "(batch, None) or (None, what went wrong): raised here, a traceback would keep the processes alive"
