@@ -1,12 +1,4 @@
 """A batch is a pure function of (seed, epoch, batch number), whoever makes it."""
-import gc
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import albumentations as A
 import numpy as np
 import pytest
@@ -171,36 +163,6 @@ def test_it_serves_any_other_datablock_too(tmp_path):
 
 # workers
 
-def test_workers_stay_from_epoch_to_epoch_and_go_when_they_are_closed(learnable):
-    dl = loaders(learnable, 2).train
-    epoch(dl)
-    first = dl.pool.pids
-    epoch(dl)
-    assert dl.pool.pids == first and len(set(first)) == 2
-    dl.close()
-    assert not any(alive(pid) for pid in first)
-
-
-def alive(pid, patience=10):
-    "Whether process `pid` is still there after up to `patience` seconds"
-    until = time.monotonic() + patience
-    while time.monotonic() < until:
-        try:
-            if os.waitpid(pid, os.WNOHANG)[0]: return False
-        except ChildProcessError: return False
-        time.sleep(.01)
-    return True
-
-
-def test_workers_of_a_forgotten_loader_end_by_themselves(learnable):
-    dls = loaders(learnable, 2)
-    epoch(dls.train)
-    processes = dls.train.pool._processes
-    del dls
-    gc.collect()
-    assert [p.exitcode for p in processes] == [0, 0], "not waited for in vain and terminated: that is -15"
-
-
 def test_an_epoch_that_is_left_early_does_not_spoil_the_next(learnable, four_epochs):
     dl = loaders(learnable, 2).train
     next(iter(dl))
@@ -218,37 +180,6 @@ def test_a_new_transform_or_subset_reaches_the_workers(learnable):
         def encodes(self, x: PILImage): return PILImage.create(np.zeros((16, 16, 3), np.uint8))
     dl.after_item.add(Black())
     assert len({p.tobytes() for x, _ in dl for p in x.numpy()}) == 1
-
-
-def test_a_killed_worker_is_an_error_that_names_the_batch_and_its_pictures(learnable):
-    dl = loaders(learnable, 2).train
-    batches = iter(dl)
-    next(batches)
-    dead = dl.pool.pids
-    os.kill(dead[0], signal.SIGKILL)
-    started = time.monotonic()
-    with pytest.raises(LoaderError, match=r"of epoch 0 \(training picture \d+ … .*num_workers=0") as error:
-        for _ in batches: time.sleep(.01)
-    assert time.monotonic() - started < 30 and "\n" not in str(error.value)
-    assert not any(alive(pid) for pid in dead)
-    assert len(list(dl)) == 5, "the next epoch starts new ones"
-
-
-class Slow(A.ImageOnlyTransform):
-    "Hangs on the picture it is told to"
-    def __init__(self, victim): super().__init__(p=1); self.victim = victim
-    def apply(self, img, **params):
-        if img.tobytes() == self.victim: time.sleep(60)
-        return img
-
-
-def test_a_hanging_worker_is_an_error_within_the_time_limit(learnable):
-    dl = loaders(learnable, 1, [Slow(learnable.x_train[5].tobytes())]).train
-    assert dl.new().timeout == dl.timeout == 120, "also of a loader that had no workers before"
-    dl.timeout = 1
-    started = time.monotonic()
-    with pytest.raises(LoaderError, match=r"batch \d of epoch 0 .*no batch within 1 seconds"): epoch(dl)
-    assert time.monotonic() - started < 20
 
 
 class Fails(A.ImageOnlyTransform):
@@ -286,40 +217,3 @@ def test_a_path_that_cannot_be_read_is_named(learnable, tmp_path, num_workers):
 
 
 def epoch_of_inputs(dl): return [b[0].numpy() for b in dl]
-
-
-def test_ctrl_c_in_the_terminal_leaves_the_workers_to_finish_the_batch(learnable):
-    dl = loaders(learnable, 2).train
-    batches = iter(dl)
-    next(batches)
-    for pid in dl.pool.pids: os.kill(pid, signal.SIGINT)
-    assert len(list(batches)) == 4
-
-
-SPAWN = """
-import multiprocessing, sys
-import numpy as np, torch
-sys.path.insert(0, sys.argv[2])
-
-if __name__ == "__main__":
-    multiprocessing.set_start_method("spawn")
-    torch.set_num_threads(1)
-    from dataclasses import replace
-    from test_batch_loader import epoch, loaders
-    from tiny import learnable
-    data = learnable()
-    np.save(sys.argv[1], data.x_train)
-    data = replace(data, x_train=np.load(sys.argv[1], mmap_mode="r"))   # one set mapped, one to be shared
-    expected, dls = [epoch(loaders(data).train)], loaders(data, 2)
-    assert [epoch(dls.train)] == expected, "not the same pixels"
-    store = dls.train.direct()[0]
-    assert store.tickets[0]["filename"].endswith(".npy") and store.tickets[1].is_shared()
-    print("equal")
-"""
-
-
-def test_spawned_workers_show_the_same_pixels_and_share_the_pictures(tmp_path):
-    (tmp_path / "spawn ü.py").write_text(SPAWN)
-    done = subprocess.run([sys.executable, "-W", "ignore", tmp_path / "spawn ü.py", tmp_path / "x.npy",
-                           Path(__file__).parent], capture_output=True, text=True, timeout=250)
-    assert done.stdout.splitlines()[-1:] == ["equal"], done.stderr

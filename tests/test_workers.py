@@ -1,0 +1,153 @@
+"""Worker processes stay as long as they are wanted, end at once, and are missed where they die."""
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import albumentations as A
+import pytest
+import torch
+from test_batch_loader import epoch, loaders
+
+from cifar_fastai.errors import InputError
+from cifar_fastai.workers import LoaderError, Workers, worker_failed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread(): torch.set_num_threads(1)
+
+
+def make(key):
+    "A batch that says where it was made; the seventh cannot be"
+    if key == 7: raise InputError("seven is too many")
+    return torch.tensor([key, os.getpid()])
+
+
+def test_batches_come_in_order_from_the_same_processes_each_time():
+    workers = Workers(make, 2)
+    first, second = (torch.stack(list(workers.batches(keys, str))) for keys in ([3, 1, 2, 5], [4, 6]))
+    assert first[:, 0].tolist() == [3, 1, 2, 5] and second[:, 0].tolist() == [4, 6]
+    assert set(first[:, 1].tolist()) == set(second[:, 1].tolist()) == set(workers.pids)
+    assert os.getpid() not in workers.pids
+    workers.close()
+
+
+def test_an_error_comes_back_as_it_was_raised_and_the_next_epoch_goes_on():
+    workers = Workers(make, 2)
+    with pytest.raises(InputError, match="^seven is too many$"): list(workers.batches([1, 7, 2], str))
+    assert [b[0] for b in workers.batches([1, 2], str)] == [1, 2]
+    workers.close()
+
+
+def test_workers_that_are_closed_in_the_middle_say_so():
+    workers = Workers(make, 1)
+    batches = workers.batches([1, 2, 3], lambda key: f"key {key}")
+    next(batches)
+    workers.close()
+    with pytest.raises(LoaderError, match="at key 2: closed in the middle of an epoch"): next(batches)
+
+
+def test_what_is_said_is_one_line():
+    assert worker_failed("it died. \nand more", "batch 3") == (
+        "a worker process failed at batch 3: it died. Try num_workers=0 (--workers 0) to see where.")
+
+
+def test_workers_stay_from_epoch_to_epoch_and_go_when_they_are_closed(learnable):
+    dl = loaders(learnable, 2).train
+    epoch(dl)
+    first = dl.pool.pids
+    epoch(dl)
+    assert dl.pool.pids == first and len(set(first)) == 2
+    dl.close()
+    assert not any(alive(pid) for pid in first)
+
+
+def alive(pid, patience=10):
+    "Whether process `pid` is still there after up to `patience` seconds"
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0]: return False
+        except ChildProcessError: return False
+        time.sleep(.01)
+    return True
+
+
+def test_workers_of_a_forgotten_loader_end_by_themselves(learnable):
+    dls = loaders(learnable, 2)
+    epoch(dls.train)
+    processes = dls.train.pool._processes
+    del dls
+    gc.collect()
+    assert [p.exitcode for p in processes] == [0, 0], "not waited for in vain and terminated: that is -15"
+
+
+def test_a_killed_worker_is_an_error_that_names_the_batch_and_its_pictures(learnable):
+    dl = loaders(learnable, 2).train
+    batches = iter(dl)
+    next(batches)
+    dead = dl.pool.pids
+    os.kill(dead[0], signal.SIGKILL)
+    started = time.monotonic()
+    with pytest.raises(LoaderError, match=r"of epoch 0 \(training picture \d+ … .*num_workers=0") as error:
+        for _ in batches: time.sleep(.01)
+    assert time.monotonic() - started < 30 and "\n" not in str(error.value)
+    assert not any(alive(pid) for pid in dead)
+    assert len(list(dl)) == 5, "the next epoch starts new ones"
+
+
+class Slow(A.ImageOnlyTransform):
+    "Hangs on the picture it is told to"
+    def __init__(self, victim): super().__init__(p=1); self.victim = victim
+    def apply(self, img, **params):
+        if img.tobytes() == self.victim: time.sleep(60)
+        return img
+
+
+def test_a_hanging_worker_is_an_error_within_the_time_limit(learnable):
+    dl = loaders(learnable, 1, [Slow(learnable.x_train[5].tobytes())]).train
+    assert dl.new().timeout == dl.timeout == 120, "also of a loader that had no workers before"
+    dl.timeout = 1
+    started = time.monotonic()
+    with pytest.raises(LoaderError, match=r"batch \d of epoch 0 .*no batch within 1 seconds"): epoch(dl)
+    assert time.monotonic() - started < 20
+
+
+def test_ctrl_c_in_the_terminal_leaves_the_workers_to_finish_the_batch(learnable):
+    dl = loaders(learnable, 2).train
+    batches = iter(dl)
+    next(batches)
+    for pid in dl.pool.pids: os.kill(pid, signal.SIGINT)
+    assert len(list(batches)) == 4
+
+
+SPAWN = """
+import multiprocessing, sys
+import numpy as np, torch
+sys.path.insert(0, sys.argv[2])
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    torch.set_num_threads(1)
+    from dataclasses import replace
+    from test_batch_loader import epoch, loaders
+    from tiny import learnable
+    data = learnable()
+    np.save(sys.argv[1], data.x_train)
+    data = replace(data, x_train=np.load(sys.argv[1], mmap_mode="r"))   # one set mapped, one to be shared
+    expected, dls = [epoch(loaders(data).train)], loaders(data, 2)
+    assert [epoch(dls.train)] == expected, "not the same pixels"
+    store = dls.train.direct()[0]
+    assert store.tickets[0]["filename"].endswith(".npy") and store.tickets[1].is_shared()
+    print("equal")
+"""
+
+
+def test_spawned_workers_show_the_same_pixels_and_share_the_pictures(tmp_path):
+    (tmp_path / "spawn ü.py").write_text(SPAWN)
+    done = subprocess.run([sys.executable, "-W", "ignore", tmp_path / "spawn ü.py", tmp_path / "x.npy",
+                           Path(__file__).parent], capture_output=True, text=True, timeout=250)
+    assert done.stdout.splitlines()[-1:] == ["equal"], done.stderr
