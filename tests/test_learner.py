@@ -16,7 +16,7 @@ from fastai.callback.core import Callback, CancelBatchException, CancelFitExcept
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
-from fastai.optimizer import SGD, Adam, OptimWrapper, ranger
+from fastai.optimizer import OptimWrapper
 from stock import stock_dls
 from tiny import tiny_net
 from torch import nn
@@ -26,7 +26,6 @@ from cifar_fastai.callbacks import EpochSeed
 from cifar_fastai.errors import InputError
 from cifar_fastai.learner import cifar_learner
 from cifar_fastai.loaders import cifar_dataloaders
-from cifar_fastai.optimizers import OPTIMIZERS
 from cifar_fastai.workers import LoaderError
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
@@ -88,42 +87,7 @@ def test_losses_of_another_seed_are_others(learner):
     assert golden(learner(aug="pad_crop_flip_cutout", seed=1)) != pytest.approx(recorded, abs=1e-3)
 
 
-# optimisers
-
-ADAMW = partial(OptimWrapper, opt=torch.optim.AdamW)
-
-
-@pytest.mark.parametrize("opt", [SGD, Adam, ranger, ADAMW, *OPTIMIZERS])
-def test_any_optimiser_learns(learner, opt):
-    learn = learner(opt=opt, lr=.1 if opt in ("adadelta", "adagrad", "asgd", "larc", "sgd", SGD) else .02)
-    seen = losses(learn, lambda learn: learn.fit(4))
-    assert np.mean(seen[-5:]) < np.mean(seen[:5]) - .005, "the loss falls"
-
-
-class Nothing(nn.Module):
-    "A loss whose gradient is zero everywhere: what moves then is weight decay"
-    def forward(self, x, y): return 0 * x.sum()
-
-
-@pytest.mark.parametrize("opt", ["sgd", "adamw", SGD, "lamb"])
-@pytest.mark.parametrize("wd_norm_bias", [True, False])
-def test_norms_and_biases_decay_only_if_asked_to(learner, opt, wd_norm_bias):
-    learn = learner(opt=opt, wd=.5, wd_norm_bias=wd_norm_bias, loss_func=Nothing())
-    with torch.no_grad():
-        for p in learn.model.parameters(): p.fill_(1)
-    learn.fit(1, .1)
-    kept = {n for n, p in learn.model.named_parameters() if (p == 1).all()}
-    norms = {"layer1.1.weight", "layer1.1.bias", "layer3.1.weight", "layer3.1.bias", "fc.bias"}
-    assert kept == (set() if wd_norm_bias else norms)
-
-
-def test_weight_decay_of_the_default_is_torchs():
-    learn = cifar_learner(stock_dls(), tiny_net, precision="fp32")
-    learn.create_opt()
-    assert isinstance(learn.opt.opt, torch.optim.SGD)
-    group, = learn.opt.opt.param_groups
-    assert (group["momentum"], group["nesterov"], group["foreach"]) == (.9, True, True)
-
+# what is refused
 
 @pytest.mark.parametrize("kwargs, says", [
     ({"opt": "adm"}, "unknown optimiser 'adm'. Did you mean adam"),
