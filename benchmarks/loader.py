@@ -131,13 +131,13 @@ def _lists(folder, data, rounds: int) -> list[Row]:
         c = partial(bare, tfms(), data.x_train)
         times = alternate({"ours": partial(epoch, a), "fastai": partial(epoch, b), "bare": c}, rounds)
         found, most = (ratio(times, "fastai", name) for name in ("ours", "bare"))
-        note = f"these transforms in a bare loop, without a loader: {most:.2f} × stock fastai"
+        note = f"each called by Albumentations itself, without a loader: {most:.2f} × stock fastai"
         rows.append(Row("P2", f"loader, {work}", "stock fastai on files", 6, found, note=note))
     return rows
 
 
 def bare(tfms, pictures):
-    "What a loader cannot undercut that calls these transforms picture by picture"
+    "The transforms called one by one by Albumentations itself, without a loader"
     for x in pictures:
         for t in tfms: x = t(image=x)["image"]
 

@@ -8,7 +8,6 @@ same draws. Here the draws come from a key: our loader gives (seed, epoch, batch
 picture draws its key from Python's `random`, which fastai seeds anew for each worker and epoch.
 """
 import random
-from collections.abc import Callable
 
 import albumentations as A
 import cv2
@@ -17,10 +16,11 @@ from fastai.vision.augment import RandTransform
 from fastai.vision.core import PILImage
 
 from . import policy
+from .augmenter import augmenter
 from .errors import InputError
 from .policy import Policy
 
-__all__ = ["AlbumentationsTransform", "Cutout", "PadCrop", "augmenter", "build_augmentation", "draw_from"]
+__all__ = ["AlbumentationsTransform", "Cutout", "PadCrop", "build_augmentation", "draw_from"]
 
 cv2.setNumThreads(0)  # one picture is too small to share: threads only cost
 
@@ -148,18 +148,6 @@ def draw_from(
     bits = np.random.SeedSequence(key).generate_state(4)
     numpy_draws = np.random.Generator(np.random.PCG64(bits[:2]))
     aug.set_random_state(numpy_draws, random.Random(int(bits[2]) << 32 | int(bits[3])))
-
-
-def augmenter(aug: A.Compose) -> Callable[[np.ndarray], np.ndarray]:
-    "`aug` as a function of one picture; its transforms one by one where `Compose` would only add its checks"
-    plain = type(aug) is A.Compose and aug.p == 1 and not aug.processors and not aug.save_applied_params
-    if not plain: return lambda image: aug(image=image)["image"]
-
-    def run(image):
-        data = {"image": image}
-        for t in aug.transforms: data = t(**data)
-        return data["image"]
-    return run
 
 
 class AlbumentationsTransform(RandTransform):

@@ -13,7 +13,8 @@ from fastai.data.core import Datasets, TfmdDL
 from fastai.data.transforms import Categorize, ToTensor
 from fastai.torch_core import TensorCategory, TensorImage, to_device
 
-from .augment import AlbumentationsTransform, augmenter, draw_from
+from .augment import AlbumentationsTransform, draw_from
+from .augmenter import augmenter
 from .errors import InputError
 from .store import LabelOf, PictureOf, PictureStore
 from .workers import LoaderError, Workers

@@ -15,7 +15,8 @@ from fasttransform import Transform
 from made import picture_folder, some_pixels
 
 from cifar_fastai import policy
-from cifar_fastai.augment import AlbumentationsTransform, Cutout, augmenter, build_augmentation, draw_from
+from cifar_fastai.augment import AlbumentationsTransform, Cutout, build_augmentation, draw_from
+from cifar_fastai.augmenter import augmenter
 from cifar_fastai.errors import InputError
 from cifar_fastai.policy import Policy
 
