@@ -28,11 +28,11 @@ class History(Callback):
     "One row an epoch in a CSV file that is always whole: losses, metrics, the last rate and momentum"
     order, remove_on_fetch = Recorder.order + 3, True
 
-    def __init__(self, path: str | Path): self.path, self.rows, self.seconds = Path(path), [], []
+    def __init__(self, path: str | Path): self.path, self.rows, self.seconds, self.earlier = Path(path), [], [], 0
 
     def before_fit(self):
         self.run = fitting(self.learn)
-        if self.run: self.rows, self.seconds = [], []
+        if self.run: self.rows, self.seconds, self.earlier = [], [], 0
 
     def before_epoch(self): self.started = time.monotonic()
 
@@ -48,7 +48,10 @@ class History(Callback):
         save_atomically(self.path, out.getvalue().encode())
 
     def state_dict(self): return {"rows": self.rows, "seconds": self.seconds}
-    def load_state_dict(self, state): self.rows, self.seconds = list(state["rows"]), list(state["seconds"])
+
+    def load_state_dict(self, state):
+        self.rows, self.seconds = list(state["rows"]), list(state["seconds"])
+        self.earlier = sum(self.seconds)    # spent by the processes before this one
 
 
 class TensorBoardLog(Callback):

@@ -89,8 +89,8 @@ def train(
         stop.check()
         run = _explain(recipe, learn, found, folder, history)
         stop.check()
-        run.results |= {"seconds": round(time.monotonic() - started, 1), "epoch_seconds": history.seconds,
-                        "resumed": bool(before)}
+        run.results |= {"seconds": round(history.earlier + time.monotonic() - started, 1),
+                        "epoch_seconds": history.seconds, "resumed": bool(before)}
         write_json(folder / "results.json", run.results)
         _to_tensorboard(board, folder, learn, found)
         learn.remove_cb(stop)

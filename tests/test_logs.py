@@ -34,6 +34,14 @@ def test_history_is_whole_after_each_epoch_and_equals_the_recorder(learner, tmp_
     assert len(history.seconds) == 3 and os.listdir(tmp_path / "new") == ["history.csv"]
 
 
+def test_history_knows_what_earlier_processes_spent(learner, tmp_path):
+    first, second = History(tmp_path / "a.csv"), History(tmp_path / "b.csv")
+    learner().fit(2, cbs=first)
+    assert first.earlier == 0
+    second.load_state_dict(first.state_dict())
+    assert second.rows == first.rows and second.earlier == sum(first.seconds) > 0
+
+
 def test_history_that_stays_on_the_learner_is_not_touched_by_other_loops(learner, tmp_path):
     learn, history = learner(), History(tmp_path / "history.csv")
     learn.add_cb(history)

@@ -163,6 +163,8 @@ def test_a_finished_run_is_resumed_by_explaining_it_again(done, results, undrawn
     assert json.loads((done[0] / "results.json").read_text())["lr"] == results["lr"], "no second range test"
     assert repr(run) == f"Run({done[0]}: accuracy {run.accuracy:.2%})"
     assert len(run.interp.misclassified()) == results["mistakes"]
+    assert run.results["resumed"] and run.results["epoch_seconds"] == results["epoch_seconds"]
+    assert run.results["seconds"] > sum(results["epoch_seconds"]), "training counts, whoever did it"
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(done):
