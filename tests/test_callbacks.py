@@ -66,6 +66,14 @@ def test_a_fit_is_told_from_the_other_loops(learner):
     assert asks.said == [True, False, False, False, False, True, False]
 
 
+def test_views_of_a_learner_that_was_never_fitted_are_no_fit(learner, capsys):
+    learn, asks = learner(), Asks()
+    learn.logger = print
+    learn.add_cb(asks)
+    learn.tta()
+    assert asks.said and not any(asks.said) and "epoch" not in capsys.readouterr().out
+
+
 def test_on_a_stock_learner_too_but_for_tta():
     asks = Asks()
     learn = stock_learner(asks)
