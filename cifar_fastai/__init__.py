@@ -23,7 +23,7 @@ _home = {
     "interpret": ["ImageInterpretation"],
     "learner": ["cifar_learner"],
     "loaders": ["cifar_block", "cifar_dataloaders"],
-    "models": ["custom_resnet", "resnet18", "resnet34", "resnet50"],
+    "models": ["custom_resnet", "resnet18", "resnet34", "resnet50", "resnet101"],
     "policy": ["Policy"],
     "precision": ["Precision"],
     "recipe": ["Recipe"],
@@ -77,6 +77,7 @@ if TYPE_CHECKING:   # for editors, which do not run `__getattr__`
     from .models import resnet18 as resnet18
     from .models import resnet34 as resnet34
     from .models import resnet50 as resnet50
+    from .models import resnet101 as resnet101
     from .policy import Policy as Policy
     from .precision import Precision as Precision
     from .recipe import Recipe as Recipe

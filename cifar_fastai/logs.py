@@ -28,7 +28,8 @@ class History(Callback):
     "One row an epoch in a CSV file that is always whole: losses, metrics, the last rate and momentum"
     order, remove_on_fetch = Recorder.order + 3, True
 
-    def __init__(self, path: str | Path): self.path, self.rows, self.seconds, self.earlier = Path(path), [], [], 0
+    def __init__(self, path: str | Path):
+        self.path, self.rows, self.seconds, self.earlier = Path(path), [], [], 0
 
     def before_fit(self):
         self.run = fitting(self.learn)

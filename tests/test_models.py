@@ -10,7 +10,8 @@ from torch import nn
 from cifar_fastai.errors import InputError
 from cifar_fastai.models import MODELS, create_model, custom_resnet, resnet18
 
-COUNTS = {"resnet18": 11_173_962, "resnet34": 21_282_122, "resnet50": 23_520_842, "custom_resnet": 6_573_130}
+COUNTS = {"resnet18": 11_173_962, "resnet34": 21_282_122, "resnet50": 23_520_842, "resnet101": 42_512_970,
+          "custom_resnet": 6_573_130}
 STAGES = {"resnet18": "conv1 bn1 relu maxpool layer1 layer2 layer3 layer4 avgpool fc",
           "custom_resnet": "prep layer1 layer2 layer3 maxpool fc"}
 both_norms = pytest.mark.parametrize("norm", ["bn", "gn"])
