@@ -1,5 +1,6 @@
 """What tests share. Caches go to a folder of the session: nothing outside is read or written."""
 import os
+import signal
 
 import pytest
 
@@ -14,6 +15,14 @@ def own_cache(tmp_path_factory):
     yield folder
     if before is None: del os.environ["XDG_CACHE_HOME"]
     else: os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard():
+    "Also where the suite runs in the background of a shell, which lets its jobs ignore it"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
