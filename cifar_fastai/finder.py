@@ -1,8 +1,8 @@
 """The learning-rate range test (Smith 2017): raise the rate batch by batch, watch the loss, suggest a rate.
 It leaves no trace.
 
-    rates = learn.lr_find(suggest_funcs=(valley, slide, minimum, steep))
-    rates.valley
+    rates = learn.lr_find(suggest_funcs=(valley, slide, minimum, steep, falling))
+    rates.falling
 """
 import logging
 import random
@@ -18,10 +18,27 @@ from fastcore.basics import listify
 
 from .errors import InputError, unknown
 
-__all__ = ["LRSweep", "explain_rate", "find_rate", "settled_rate", "minimum", "slide", "steep", "valley"]
+__all__ = ["LRSweep", "explain_rate", "find_rate", "falling", "minimum", "settled_rate", "slide", "steep",
+           "valley"]
 
 log = logging.getLogger("cifar_fastai")
-SUGGESTIONS = (valley, slide, minimum, steep)
+
+
+def falling(
+    lrs: torch.Tensor,      # rates in the order they were tried
+    losses: torch.Tensor,   # smoothed, one a rate
+    num_it: int = 0,        # as fastai's suggestions take it
+) -> tuple:                 # the rate, and the point of the curve
+    """As high as the loss still falls: half of the rate where it is lowest, before it first stands 5 % above
+    where it began (nets with batch norm come back from there, but not by learning). With SGD it is a peak for
+    a one-cycle (Smith 2018); a constant rate or Adam wants fastai's `minimum`, a tenth of that rate"""
+    above = (losses > 1.05 * losses[0]).nonzero()
+    bottom = losses[:int(above[0]) if len(above) else None].argmin()
+    k = int((lrs - lrs[bottom] / 2).abs().argmin())
+    return float(lrs[k]), (float(lrs[k]), losses[k])
+
+
+SUGGESTIONS = (valley, slide, minimum, steep, falling)
 
 
 class LRSweep(LRFinder):
@@ -64,7 +81,7 @@ def find_rate(
     on: str = "train",       # whose loss: "train" (smoothed) or "holdout" (one batch); never the test set's
     stop_div: bool = True,   # stop where the loss is above four times its minimum
     show_plot: bool = True,
-    suggest_funcs=None,      # None: valley; of fastai's `valley`, `slide`, `minimum`, `steep`, or like them
+    suggest_funcs=None,      # None: valley; `falling`, fastai's `slide`, `minimum`, `steep`, or like them
 ):                           # namedtuple of rates by function; losses and rates stay in `learn.recorder`
     """Try rates from `start_lr` to `end_lr`; model, optimiser, generators and disk are afterwards as before.
     Raises: InputError where fewer than 17 batches are left to judge by."""
@@ -145,12 +162,12 @@ def settled_rate(
     rule: str,         # the field to take
     lowest: float,     # the first rate that was tried
 ) -> float:
-    """The suggestion of `rule`; the median of all where it lies among the first rates tried: the loss has not
-    moved there yet, so its minimum is noise, and a net does not learn with it"""
+    """The suggestion of `rule`, if it does not lie among the first rates tried: the loss has not moved there
+    yet, so its minimum is noise, and a net does not learn with it. Else the median of those that do not"""
     rate = getattr(rates, rule)
     if rate >= 10 * lowest: return rate
-    other = float(np.median(rates))
-    log.warning("rate        %s gives %.2g, where the loss has hardly moved yet: the median of all "
+    other = float(np.median([r for r in rates if r >= 10 * lowest] or rates))
+    log.warning("rate        %s gives %.2g, where the loss has hardly moved yet: the median of the other "
                 "suggestions, %.2g, is taken", rule, rate, other)
     return other
 

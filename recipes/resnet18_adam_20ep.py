@@ -20,6 +20,7 @@ recipe = Recipe(
     wd        = 1e-2,               # decoupled: rate × 1e-2 off each weight a step
     smoothing = 0.0,
     lr        = "find",             # the training loss decides, never the test set
+    lr_rule   = "minimum",          # a tenth of the rate with the lowest loss
     anneal    = "linear",
     pct_start = 5 / 20,             # the peak at epoch 5
     div       = 100.0,

@@ -9,8 +9,8 @@ Changed:
 - the square lies wholly inside each picture; one in eleven of its pictures had none.
 - weight decay 5e-4, where it had none; Nesterov momentum.
 - a batch of 512, the number it had commented out.
-- the rate is a tenth of where the range test's loss is lowest; its own stood on the rising side of a
-  noisy curve.
+- the rate is half of where the range test's loss is lowest; its own stood on the rising side of a noisy
+  curve.
 - the last weights, not those that the test set liked best; the training loss is the training pictures'
   own."""
 from cifar_fastai import Recipe, cli, policy

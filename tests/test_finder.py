@@ -16,7 +16,7 @@ from stock import Net, stock_dls
 from tiny import tiny_net
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.finder import explain_rate, find_rate, minimum, slide, steep, valley
+from cifar_fastai.finder import explain_rate, falling, find_rate, minimum, slide, steep, valley
 
 FOUR = (valley, slide, minimum, steep)
 
@@ -110,6 +110,20 @@ def test_the_four_suggestions_are_fastais_on_the_same_curve(learner):
     assert len({float(v) for v in found}) > 1, "they differ"
 
 
+def test_falling_is_half_of_the_bottom_before_the_loss_climbs_above_where_it_began():
+    lrs = torch.logspace(-5, 1, 200)
+    dip = 2.3 - .2 * torch.exp(-((lrs.log10() + 1.4) / .5) ** 2)
+    half = pytest.approx(float(lrs[dip.argmin()]) / 2, rel=.04)
+    rate, (x, y) = falling(lrs, dip)
+    assert rate == half and x == rate and dip.min() < y < 2.25
+    back = torch.where(lrs > .3, 3., dip)            # it diverges …
+    back[-5:] = 2.0                                  # … and ends below everything before
+    assert falling(lrs, back)[0] == half and falling(lrs[-5:], back[-5:])[0] == lrs[-5]
+    noisy = dip + .1 * (torch.arange(200) == 10)
+    assert falling(lrs, noisy)[0] == half, "a bump of 4 % is no divergence"
+    assert minimum(lrs, dip, 200)[0] == pytest.approx(float(lrs[dip.argmin()]) / 10), "fastai's is a tenth"
+
+
 def test_it_suggests_what_fastais_own_lr_find_does(learner, tmp_path):
     ours = learner(aug=None)
     theirs = Learner(deepcopy(ours.dls), deepcopy(ours.model), CrossEntropyLossFlat(), opt_func=ours.opt_func,
@@ -194,6 +208,8 @@ def test_a_rate_among_the_first_ones_tried_gives_way_to_the_median(caplog):
     from cifar_fastai.finder import settled_rate
     Rates = namedtuple("Rates", "valley slide minimum steep")
     noisy, clear = Rates(0.02, 0.04, 4e-6, 0.3), Rates(0.02, 0.04, 0.01, 0.3)
-    assert settled_rate(noisy, "minimum", 1e-5) == pytest.approx(0.03) and "hardly moved" in caplog.text
+    assert settled_rate(noisy, "minimum", 1e-5) == pytest.approx(0.04) and "hardly moved" in caplog.text
+    none_moved = Rates(2e-5, 4e-5, 3e-5, 5e-5)
+    assert settled_rate(none_moved, "slide", 1e-5) == pytest.approx(3.5e-5)
     caplog.clear()
     assert settled_rate(clear, "minimum", 1e-5) == 0.01 and not caplog.text
