@@ -21,10 +21,9 @@ import numpy as np
 import torch
 
 from .errors import InputError
-from .saving import SaveError, save_atomically, sweep, write_json
+from .saving import save_atomically, sweep, write_json
 
-__all__ = ["SaveError", "CheckpointError", "save_atomically", "write_json", "plain", "differences",
-           "CheckpointStore", "verified", "versions"]
+__all__ = ["CheckpointError", "CheckpointStore", "differences", "plain", "verified", "versions"]
 
 log = logging.getLogger("cifar_fastai")
 MANIFEST_LIMIT = 1 << 20                                  # bytes; a real one has about a thousand

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import CheckpointStore, SaveError
+from .checkpoint import CheckpointStore
 from .errors import InputError
+from .saving import SaveError
 
 __all__ = ["OutOfMemory", "plain_failures"]
 

@@ -20,10 +20,10 @@ from sklearn.metrics import classification_report
 from torch import Tensor
 
 from .charts import plot_bins, plot_matrix, plot_scores
-from .checkpoint import save_atomically
 from .errors import InputError, unknown
 from .gallery import Gallery, listed
 from .predict import clean_dl, inputs_of, predict_once
+from .saving import save_atomically
 from .scores import Calibration, calibration, confusion, per_class
 
 __all__ = ["ImageInterpretation"]

@@ -17,8 +17,8 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.torch_core import to_float
 from torch import nn
 
-from .checkpoint import save_atomically
 from .errors import InputError, unknown
+from .saving import save_atomically
 
 __all__ = ["PRECISIONS", "Precision", "choose_precision", "machine_name", "probe"]
 

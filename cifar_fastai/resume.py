@@ -3,6 +3,7 @@
     learn.fit_one_cycle(20, cbs=Checkpoint("run/checkpoints"))                  # killed …
     learn.fit_one_cycle(20, cbs=Checkpoint("run/checkpoints", resume=True))     # … gone on with
 """
+import logging
 import time
 from functools import partial
 from itertools import islice
@@ -12,12 +13,14 @@ from fastai.torch_core import rank_distrib
 from fastcore.basics import noop
 from torch.nn.utils import get_total_norm
 
-from .checkpoint import CheckpointStore, differences, log
+from .checkpoint import CheckpointStore, differences
 from .errors import InputError
 from .safety import Ender, NonFiniteLoss, StopOnNonFinite, StopOnSignal, last_good, running_averages
 from .state import fit_fields, generators, learner_state, restore_generators, restore_learner, run_fields
 
 __all__ = ["Checkpoint"]
+
+log = logging.getLogger("cifar_fastai")
 
 
 class Checkpoint(Ender):

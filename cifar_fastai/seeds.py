@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 from statistics import mean, stdev
 
-from .checkpoint import write_json
 from .errors import InputError
 from .lines import lines_to
 from .recipe import Recipe
 from .runs import train
+from .saving import write_json
 
 __all__ = ["summary", "train_seeds"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from .checkpoint import save_atomically
 from .errors import InputError
 from .models import create_model
+from .saving import save_atomically
 
 __all__ = ["About", "load_weights", "read_tensors", "save_weights"]
 

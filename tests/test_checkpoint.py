@@ -1,10 +1,8 @@
 """What is on disk is the old file or the new one, whatever happens in between."""
-import errno
 import hashlib
 import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import textwrap
@@ -14,17 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from cifar_fastai import saving
-from cifar_fastai.checkpoint import (
-    CheckpointError,
-    CheckpointStore,
-    SaveError,
-    plain,
-    save_atomically,
-    write_json,
-)
+from cifar_fastai.checkpoint import CheckpointError, CheckpointStore, plain
 from cifar_fastai.errors import InputError
-from cifar_fastai.lock import RunLock
 
 
 def state_of(epoch):
@@ -43,59 +32,6 @@ def store(tmp_path):
 
 
 def names(folder): return sorted(p.name for p in folder.iterdir())
-
-
-# save_atomically
-
-def test_a_file_is_replaced_and_its_sha256_returned(tmp_path):
-    path = tmp_path/"new folder"/"a ü.bin"
-    assert save_atomically(path, b"old") == hashlib.sha256(b"old").hexdigest()
-    assert save_atomically(path, b"new") == hashlib.sha256(b"new").hexdigest()
-    assert path.read_bytes() == b"new" and names(path.parent) == ["a ü.bin"]
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_failing_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, call, code):
-    path = tmp_path/"a.bin"
-    save_atomically(path, b"old")
-    def fail(*_): raise OSError(code, os.strerror(code))
-    monkeypatch.setattr(saving.os, call, fail)
-    found = rf"cannot write {path} \(1,234 bytes\): {os.strerror(code)}"
-    with pytest.raises(SaveError, match=found) as error: save_atomically(path, bytes(1234))
-    assert error.value.exit_status == 1 and "\n" not in str(error.value)
-    assert path.read_bytes() == b"old" and names(tmp_path) == ["a.bin"]
-
-
-def test_an_interrupted_save_leaves_no_temporary_file(tmp_path, monkeypatch):
-    def interrupt(*_): raise KeyboardInterrupt
-    monkeypatch.setattr(saving.os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt): save_atomically(tmp_path/"a.bin", b"new")
-    assert names(tmp_path) == []
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
-def test_a_disk_that_is_really_full_is_reported(tmp_path, monkeypatch):
-    real = os.open
-    def full(path, flags, *mode):
-        return real("/dev/full", os.O_WRONLY) if str(path).endswith(".tmp") else real(path, flags, *mode)
-    monkeypatch.setattr(saving.os, "open", full)
-    with pytest.raises(SaveError, match="No space left on device"): save_atomically(tmp_path/"a.bin", b"a")
-
-
-def test_the_rights_of_a_file_follow_the_umask(tmp_path):
-    for umask, mode in ((0o022, 0o644), (0o077, 0o600)):
-        before = os.umask(umask)
-        try: save_atomically(tmp_path/f"{umask}.bin", b"x")
-        finally: os.umask(before)
-        assert (tmp_path/f"{umask}.bin").stat().st_mode & 0o777 == mode
-
-
-def test_json_is_written_for_people_and_refuses_nan(tmp_path):
-    write_json(tmp_path/"a.json", {"name": "Müsli", "n": 1})
-    assert (tmp_path/"a.json").read_text() == '{\n  "name": "Müsli",\n  "n": 1\n}\n'
-    with pytest.raises(ValueError, match="Out of range float"): write_json(tmp_path/"a.json", float("nan"))
-    assert json.loads((tmp_path/"a.json").read_text())["n"] == 1
 
 
 # plain
@@ -278,48 +214,3 @@ def test_F1_killed_at_each_line_of_the_save_routine_one_complete_checkpoint_is_t
     assert done.returncode == 0, done.stderr
     lines, old, new = map(int, done.stdout.split())
     assert lines > 80 and old > 40 and new > 5, "killed before and after the new one counts"
-
-
-# RunLock
-
-HOLD = """import os, sys
-from cifar_fastai.lock import RunLock
-with RunLock(sys.argv[1]):
-    if sys.argv[2:] and os.fork(): os._exit(0)
-    print("held", flush=True)
-    sys.stdin.read()"""
-
-
-def holder_of(folder, *fork):
-    "A process that holds the lock until its input ends; with `fork` its child does, itself gone"
-    process = subprocess.Popen([sys.executable, "-c", HOLD, folder, *fork],
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    return process
-
-
-def test_F22_a_second_process_is_refused_at_once_and_the_first_is_unhurt(tmp_path):
-    first = holder_of(tmp_path)
-    with pytest.raises(InputError, match=f"in use by process {first.pid}"), RunLock(tmp_path): pass
-    first.communicate("")
-    assert first.returncode == 0 and names(tmp_path) == []
-    with RunLock(tmp_path): assert (tmp_path/".lock").read_text() == str(os.getpid())
-
-
-def test_F22_the_lock_of_a_killed_process_is_free(tmp_path):
-    first = holder_of(tmp_path)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
-    with RunLock(tmp_path): assert (tmp_path/".lock").read_text() == str(os.getpid())
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_F22_a_worker_that_outlives_its_parent_does_not_keep_the_lock(tmp_path):
-    orphan = holder_of(tmp_path, "fork")
-    with RunLock(tmp_path): orphan.communicate("")
-    assert names(tmp_path) == []
-
-
-def test_a_folder_that_cannot_be_written_in_is_named(tmp_path):
-    (tmp_path/"file").write_text("")
-    with pytest.raises(InputError, match=f"cannot write in {tmp_path}/file"), RunLock(tmp_path/"file"): pass
