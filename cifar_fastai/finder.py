@@ -32,7 +32,7 @@ def falling(
     """As high as the loss still falls: half of the rate where it is lowest, before it first stands 5 % above
     where it began (nets with batch norm come back from there, but not by learning). With SGD it is a peak for
     a one-cycle (Smith 2018); a constant rate or Adam wants fastai's `minimum`, a tenth of that rate"""
-    above = (losses > 1.05 * losses[0]).nonzero()
+    above = (losses > 1.05 * losses[:max(1, len(losses) // 5)].max()).nonzero()   # they are noisy at first
     bottom = losses[:int(above[0]) if len(above) else None].argmin()
     k = int((lrs - lrs[bottom] / 2).abs().argmin())
     return float(lrs[k]), (float(lrs[k]), losses[k])
@@ -50,7 +50,7 @@ class LRSweep(LRFinder):
         self.scheds, self.on = {"lr": {"exp": SchedExp, "linear": SchedLin}[mode](start_lr, end_lr)}, on
 
     def before_fit(self):
-        self.hps, self.best_loss, self.seen = {"lr": []}, float("inf"), 0
+        self.hps, self.best_loss, self.plain_loss = {"lr": []}, float("inf"), self.learn.loss_func
         if self.on == "holdout": self.held, self.held_losses = self.dls.valid.one_batch(), []
 
     def after_batch(self):
@@ -64,7 +64,7 @@ class LRSweep(LRFinder):
     def _judge_held_out(self):
         x, y = (t.as_subclass(torch.Tensor) for t in self.held)
         self.model.eval()
-        with torch.no_grad(): loss = self.learn.loss_func(self.model(x), y).detach()
+        with torch.no_grad(): loss = self.plain_loss(self.model(x), y).detach()
         self.model.train()
         self.held_losses.append(loss if not self.held_losses else torch.lerp(loss, self.held_losses[-1], 0.9))
         self.recorder.losses[-1] = self.learn.smooth_loss = self.held_losses[-1].cpu()

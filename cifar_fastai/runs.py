@@ -20,7 +20,7 @@ from .errors import unknown
 from .failures import plain_failures
 from .finder import SUGGESTIONS, explain_rate, settled_rate
 from .gradcam import find_layers
-from .ingredients import callbacks_of
+from .ingredients import callbacks_of, regularisers_of
 from .interpret import ImageInterpretation
 from .learner import ImageLearner, cifar_learner
 from .lines import lines_to
@@ -161,8 +161,9 @@ def _rate(recipe: Recipe, learn: ImageLearner, folder: Path, resume: bool) -> Fo
     kept = folder / "checkpoints" / "lr_find.json"
     if resume and kept.exists(): return FoundRate(**read_json(kept))
     its = min(recipe.lr_its, max(60, recipe.epochs * len(learn.dls.train)))   # no longer than the training
-    rates = learn.lr_find(*recipe.lr_range, its, suggest_funcs=SUGGESTIONS, show_plot=False,
-                          mode=recipe.lr_mode, on=recipe.lr_on)
+    with learn.added_cbs(regularisers_of(recipe)):
+        rates = learn.lr_find(*recipe.lr_range, its, suggest_funcs=SUGGESTIONS, show_plot=False,
+                              mode=recipe.lr_mode, on=recipe.lr_on)
     chosen = settled_rate(rates, recipe.lr_rule, recipe.lr_range[0]) / recipe.lr_divide
     whose, part = {"train": "training", "holdout": "holdout"}[recipe.lr_on], ""
     if recipe.lr_divide != 1: part = f"; divided by {recipe.lr_divide:g}: {chosen:.3g}"

@@ -167,6 +167,18 @@ def test_a_finished_run_is_resumed_by_explaining_it_again(done, results, undrawn
     assert run.results["seconds"] > sum(results["epoch_seconds"]), "training counts, whoever did it"
 
 
+def test_the_rate_is_found_under_the_recipes_own_clipping(undrawn, learnable, tmp_path):
+    curves = {}
+    for limit in (None, 1e-4):
+        clipped = recipe.but(clip_value=limit, limit=None, epochs=1, lr="find")
+        train(clipped, learnable, tmp_path / str(limit), device="cpu", quiet=True)
+        found = json.loads((tmp_path / str(limit) / "checkpoints" / "lr_find.json").read_text())
+        curves[limit] = np.array(found["losses"])[:40]
+    free, held = curves.values()
+    assert free[0] == held[0], "the same first batch"
+    assert np.ptp(held[20:]) < np.ptp(free[20:]), "steps of a ten-thousandth hardly move the net"
+
+
 def test_a_folder_that_holds_a_run_is_not_written_over(done):
     before = (done[0] / "results.json").read_bytes()
     with pytest.raises(InputError, match="already holds a run. Resume it with --resume, or give another"):
