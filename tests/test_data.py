@@ -1,7 +1,5 @@
-"Sources, the search for CIFAR, statistics, limit, holdout and fingerprint"
-import hashlib
+"""Sources, statistics, limit, holdout and fingerprint."""
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -11,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made import alone, pictures, shuffled, some_data  # noqa: F401  alone is a fixture
-from official import NAMES10, PY10, PY100, members_of, rows_of, tar, unpacked
+from official import NAMES10, PY10, members_of, rows_of, tar
 from PIL import Image
 
-from cifar_fastai import archives, search
+from cifar_fastai import search
 from cifar_fastai.data import content_keys, load_data, shared_pictures, statistics
 from cifar_fastai.errors import InputError
 
@@ -145,94 +143,6 @@ def test_content_keys_are_of_content_and_seed():
     assert len(set(keys.tolist())) == 200 and np.array_equal(content_keys(x[::-1]), keys[::-1])
     assert not np.isin(content_keys(x, seed=1), keys).any()
     assert shared_pictures(x[:100], x[90:120]).tolist() == list(range(10))
-
-
-# ---------------------------------------------------------------- where CIFAR is found
-
-def small_official(monkeypatch, folder, kind=PY10):
-    "An archive of `kind` in `folder` whose own MD5 counts as the official one"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = tar(folder / kind.archive, kind, members_of(kind))
-    ours = replace(kind, md5=hashlib.md5(path.read_bytes()).hexdigest())
-    kinds = tuple(ours if k.archive == kind.archive else k for k in archives.KINDS)
-    for module in (archives, search): monkeypatch.setattr(module, "KINDS", kinds)
-    return path
-
-
-@pytest.mark.parametrize("place", [
-    "work", "work/data", "home/data", "cache/cifar_fastai", "home/.cache/torch", "home/.cache/torch/datasets",
-    "home/.fastai/data", "home/.fastai/archive"])
-def test_what_is_already_here_is_found(tmp_path, monkeypatch, place):
-    small_official(monkeypatch, tmp_path / place)
-    data = load_data("cifar10")
-    assert len(data.x_train) == 20 and data.source == "cifar10" and data.classes == tuple(NAMES10)
-
-
-def test_fastais_own_configuration_is_followed(tmp_path, monkeypatch):
-    monkeypatch.setenv("FASTAI_HOME", str(tmp_path / "fa"))
-    (tmp_path / "fa").mkdir()
-    (tmp_path / "fa/config.ini").write_text(f"[DEFAULT]\ndata = {tmp_path}/elsewhere\narchive = arch\n")
-    assert search.places()[-2:] == [tmp_path / "elsewhere", tmp_path / "fa/arch"]
-    (tmp_path / "fa/config.ini").write_bytes(b"\xff no ini")
-    assert search.places()[-2:] == [tmp_path / "fa/data", tmp_path / "fa/archive"]
-
-
-def test_the_variable_goes_before_everything(tmp_path, monkeypatch):
-    small_official(monkeypatch, tmp_path / "work")
-    folder = unpacked(tmp_path / "mine", PY10, members_of(PY10))
-    monkeypatch.setenv("CIFAR10_DIR", str(folder))
-    with pytest.raises(InputError, match="mine.*not the official file"): load_data("cifar10")
-    assert load_data("cifar10", unverified=True).source == "cifar-10-batches-py (unverified)"
-    monkeypatch.setenv("CIFAR10_DIR", str(tmp_path / "gone"))
-    with pytest.raises(InputError, match="CIFAR10_DIR=.*gone is not there"): load_data("cifar10")
-
-
-def test_cifar100_is_not_taken_for_cifar10(tmp_path, monkeypatch):
-    path = small_official(monkeypatch, tmp_path / "work", PY100)
-    assert len(load_data("cifar100").classes) == 100
-    with pytest.raises(InputError, match="cifar10 was not found"): load_data("cifar10")
-    monkeypatch.setenv("CIFAR10_DIR", str(path))
-    with pytest.raises(InputError, match="holds cifar100, not cifar10"): load_data("cifar10")
-
-
-def test_a_fastai_folder_must_be_whole(tmp_path, monkeypatch, caplog):
-    root = tmp_path / "home/.fastai/data/cifar10"
-    for split in ("train", "test"):
-        for c in NAMES10:
-            (root / split / c).mkdir(parents=True)
-            (root / split / c / "1.png").write_bytes(b"")
-    assert search.already_here("cifar10") == []
-    assert "not all of CIFAR-10 (10 pictures in train/)" in caplog.text
-    monkeypatch.setattr(search, "WHOLE", (("train", 1), ("test", 1)))
-    assert search.already_here("cifar10") == [root]
-
-
-def test_the_official_archive_is_downloaded_when_nothing_is_here(tmp_path, monkeypatch):
-    import torchvision.datasets.utils as tv
-    source = small_official(monkeypatch, tmp_path / "server")
-    asked = []
-
-    def download_url(url, root, filename, md5):
-        asked.append((url, md5))
-        (Path(root) / filename).write_bytes(source.read_bytes())
-
-    monkeypatch.setattr(tv, "download_url", download_url)
-    monkeypatch.setattr(search, "_unreachable", lambda url: "")
-    with pytest.raises(InputError, match="download is off"): load_data("cifar10", download=False)
-    assert len(load_data("cifar10").x_test) == 4 == len(load_data("cifar10").x_test)
-    assert asked == [("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", search.KINDS[0].md5)]
-    assert os.listdir(tmp_path / "cache/cifar_fastai") == ["cifar-10-python.tar.gz"]   # no part is left
-
-
-def test_a_download_that_fails_says_so_and_leaves_nothing(tmp_path, monkeypatch):
-    import torchvision.datasets.utils as tv
-    def fails(url, root, filename, md5):
-        (Path(root) / filename).write_bytes(b"half")
-        raise RuntimeError("File not found or corrupted.")
-    monkeypatch.setattr(tv, "download_url", fails)
-    monkeypatch.setattr(search, "_unreachable", lambda url: "")
-    with pytest.raises(InputError, match="download of .* failed .*corrupted"): load_data("cifar10")
-    assert os.listdir(tmp_path / "cache/cifar_fastai") == []
 
 
 # ---------------------------------------------------------------- wrong sources, light imports
