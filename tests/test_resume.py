@@ -16,7 +16,6 @@ from cifar_fastai import saving
 from cifar_fastai.errors import InputError
 from cifar_fastai.resume import Checkpoint
 from cifar_fastai.saving import SaveError
-from cifar_fastai.state import generators, restore_generators
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -153,13 +152,6 @@ def test_validation_and_lr_find_touch_no_checkpoint(tmp_path):
         assert not (tmp_path/"c").exists()
         learn.fit_one_cycle(1, 0.1)
     assert (tmp_path/"c"/"epoch-0001.pt").exists()
-
-
-def test_generators_stand_again_where_they_stood():
-    learn = tiny()
-    state, first = generators(learn), [torch.rand(1), learn.dls.train.rng.random()]
-    restore_generators(learn, state)
-    assert [torch.rand(1), learn.dls.train.rng.random()] == first
 
 
 # refusing

@@ -1,0 +1,39 @@
+"""What a machine runs out of becomes one line that says what to do."""
+import errno
+import os
+
+import pytest
+import torch
+
+from cifar_fastai.checkpoint import CheckpointStore
+from cifar_fastai.errors import InputError
+from cifar_fastai.failures import OutOfMemory, plain_failures
+from cifar_fastai.saving import SaveError
+
+
+def said(folder, error):
+    "What becomes of `error`"
+    with pytest.raises(BaseException) as found, plain_failures(folder, bs=512): raise error
+    return found.value
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")])
+def test_memory_that_runs_out_names_a_smaller_batch(tmp_path, error):
+    found = said(tmp_path, error)
+    assert type(found) is OutOfMemory and found.exit_status == 1 and "\n" not in str(found)
+    assert "--bs 256" in str(found) and "checkpoint" not in str(found)
+    CheckpointStore(tmp_path / "checkpoints").save({"n": 1}, 1)
+    assert "epoch-0001.pt; with more memory go on by --resume" in str(said(tmp_path, error))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_a_disk_that_takes_no_more_is_named(tmp_path, code):
+    found = said(tmp_path, OSError(code, os.strerror(code)))
+    assert type(found) is SaveError and f"cannot write in {tmp_path}: {os.strerror(code)}" in str(found)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), KeyError("x"),
+                                   InputError("no"), OSError(errno.ENOENT, "No file"), KeyboardInterrupt()])
+def test_everything_else_goes_through_as_it_is(tmp_path, error): assert said(tmp_path, error) is error

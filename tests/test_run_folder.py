@@ -1,0 +1,120 @@
+"""A run's folder: refused before it is touched, written down before training, sealed when it is whole."""
+import hashlib
+import json
+import os
+
+import pytest
+
+from cifar_fastai import Recipe, policy
+from cifar_fastai.errors import InputError
+from cifar_fastai.run_folder import (
+    begin,
+    begun,
+    choose_folder,
+    gone_unless_begun,
+    holds_run,
+    load_recipe,
+    newest_run,
+    read_json,
+    seal,
+    sealed_files,
+    training_fields,
+)
+
+RECIPE = Recipe(name="demo", lr=.1, aug=policy.pad_crop_flip(pad=2))
+DECIDED = {"data": "digits", "data_fingerprint": "abc", "precision": "fp32", "device": "cpu"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    "A run that has begun"
+    folder = choose_folder(RECIPE, tmp_path / "run", resume=False)
+    begin(folder, RECIPE, DECIDED, resume=False)
+    return folder
+
+
+def test_a_folder_is_named_by_recipe_time_and_seed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = choose_folder(RECIPE.but(seed=7), None, resume=False)
+    assert path.parent.as_posix() == "runs/demo" and path.name.endswith("-seed7") and not path.exists()
+
+
+def test_what_is_there_is_neither_written_over_nor_taken_for_a_run(folder, tmp_path):
+    with pytest.raises(InputError, match="already holds a run"): choose_folder(RECIPE, folder, resume=False)
+    assert choose_folder(RECIPE, folder, resume=True) == folder and holds_run(folder)
+    (tmp_path / "holiday").mkdir()
+    (tmp_path / "holiday" / "beach.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match="is no run's folder"):
+        choose_folder(RECIPE, tmp_path / "holiday", resume=True)
+
+
+def test_the_newest_run_is_the_one_last_written_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert newest_run(RECIPE) is None
+    for k, name in enumerate(("b", "a")):
+        begin(tmp_path / "runs" / "demo" / name, RECIPE, DECIDED, resume=False)
+        for path in (tmp_path / "runs" / "demo" / name).rglob("*"): os.utime(path, (1e9 + k,) * 2)
+        os.utime(tmp_path / "runs" / "demo" / name, (1e9 + k,) * 2)
+    assert newest_run(RECIPE).name == "a"
+
+
+def test_what_was_decided_stands_there_before_training(folder):
+    assert begun(folder)["precision"] == "fp32" and begun(folder)["versions"]["torch"]
+    assert load_recipe(folder / "recipe.json").as_dict() == RECIPE.as_dict()
+    assert begun(folder / "none") == {}
+
+
+@pytest.mark.parametrize("recipe, decided, says", [
+    (RECIPE.but(seed=1), {}, "seed was 0, is now 1"), (RECIPE.but(wd=0.), {}, "wd was 0.0005, is now 0.0"),
+    (RECIPE, {"data_fingerprint": "xyz"}, 'data was "abc", is now "xyz"')])
+def test_a_run_that_was_decided_otherwise_is_not_gone_on_with(folder, recipe, decided, says):
+    before = (folder / "recipe.json").read_bytes()
+    with pytest.raises(InputError, match=says): begin(folder, recipe, DECIDED | decided, resume=True)
+    assert (folder / "recipe.json").read_bytes() == before
+
+
+def test_fields_that_do_not_touch_the_weights_may_change(folder, caplog):
+    begin(folder, RECIPE.but(name="other", gallery=5, tta="none"), DECIDED | {"device": "cuda"}, resume=True)
+    assert 'device was "cpu", is now "cuda": the end will be the same only to rounding' in caplog.text
+    assert "gallery" not in training_fields(RECIPE.as_dict()) and "seed" in training_fields(RECIPE.as_dict())
+    assert begun(folder)["device"] == "cpu", "what was decided first"
+
+
+@pytest.mark.parametrize("status, there, left", [(2, False, False), (1, False, True), (2, True, True)])
+def test_a_run_that_was_refused_leaves_no_folder(tmp_path, status, there, left):
+    error, folder = InputError("no"), tmp_path / "run"
+    error.exit_status = status
+    if there: folder.mkdir()
+    with pytest.raises(InputError), gone_unless_begun(folder):
+        folder.mkdir(exist_ok=True)
+        (folder / "log.txt").write_text("refused")
+        raise error
+    assert folder.exists() is left
+
+
+def test_the_seal_lists_every_file_but_log_and_checkpoints_and_goes_when_the_run_goes_on(folder):
+    (folder / "results.json").write_text("{}")
+    (folder / "figures").mkdir()
+    (folder / "figures" / "a.png").write_bytes(b"png")
+    (folder / "log.txt").write_text("line")
+    assert [p.name for p in sealed_files(folder)] == ["a.png", "recipe.json", "results.json"]
+    seal(folder)
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    assert sorted(files) == ["figures/a.png", "recipe.json", "results.json"]
+    assert files["figures/a.png"] == {"sha256": hashlib.sha256(b"png").hexdigest(), "bytes": 3}
+    begin(folder, RECIPE, DECIDED, resume=True)
+    assert not (folder / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000, '"a"'])
+def test_json_that_is_no_object_is_refused_in_one_line(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match="a.json") as error: read_json(tmp_path / "a.json")
+    assert "\n" not in str(error.value)
+
+
+def test_a_recipe_with_transforms_of_albumentations_needs_its_own_module(tmp_path):
+    import albumentations as A
+    recipe = RECIPE.but(aug=A.Compose([A.HorizontalFlip(p=.5)]))
+    begin(tmp_path / "run", recipe, DECIDED, resume=False)
+    with pytest.raises(InputError, match="holds no recipe"): load_recipe(tmp_path / "run" / "recipe.json")
