@@ -25,6 +25,20 @@ def ctrl_c_is_heard():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    "The nets here are too small to share, and numbers on record are those of one thread"
+    import torch
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def undisturbed():
+    "Optimiser → what an undisturbed fit of `fits.tiny` ends with"
+    from fits import OPTIMISERS, fit, tiny
+    return {name: fit(tiny(name)) for name in OPTIMISERS}
+
+
 @pytest.fixture(scope="session")
 def digits():
     "scikit-learn's digits, 16×16"
@@ -49,13 +63,11 @@ def tiny_registered():
 @pytest.fixture
 def learner(learnable):
     "A function that makes a Learner of the tiny net on `learnable`, fp32, on the CPU, silent"
-    import torch
     from fastcore.basics import noop
     from tiny import tiny_net
 
     from cifar_fastai.learner import cifar_learner
     from cifar_fastai.loaders import cifar_dataloaders
-    torch.set_num_threads(1)
 
     def make(dls=None, aug="pad_crop_flip", bs=32, seed=0, valid="test", arch=tiny_net, **kwargs):
         dls = dls or cifar_dataloaders(learnable, bs, aug, valid, seed, 0, device="cpu")

@@ -17,10 +17,6 @@ from cifar_fastai.workers import LoaderError
 AUG = policy.pad_crop_flip_cutout(pad=2, cutout=4, jitter=(.2, .2, .2, .1))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread(): torch.set_num_threads(1)
-
-
 def loaders(data, num_workers=0, aug=AUG, seed=0, **kwargs):
     return cifar_dataloaders(data, 32, aug, seed=seed, num_workers=num_workers, device="cpu", **kwargs)
 

@@ -185,7 +185,6 @@ def small_net(n_out, n_in=3, norm="bn"):
 
 @pytest.fixture(scope="module")
 def trained():
-    torch.set_num_threads(1)
     dls = cifar_dataloaders(digits_somewhere(), 64, None, device="cpu", num_workers=0)
     learn = cifar_learner(dls, small_net, opt="adam", wd=0, precision="fp32")
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(6, .01)

@@ -15,14 +15,6 @@ from cifar_fastai.gradcam import METHODS, GradCAM, find_layers, heatmap, undistu
 from cifar_fastai.models import MODELS
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Net(nn.Module):
     "Two convolutions, two branches side by side, a head"
     def __init__(self, norm=nn.BatchNorm2d):

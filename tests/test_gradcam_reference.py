@@ -22,15 +22,6 @@ from cifar_fastai.models import resnet18
 K, C, N = 6, 4, 5       # channels, classes, pictures
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    "So that the net trained below is the same one everywhere, and two test runs do not fight over the cores"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def close(a, b, rtol=1e-12, atol=1e-14): torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
 
 

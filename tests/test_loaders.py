@@ -20,7 +20,6 @@ from cifar_fastai.loaders import cifar_block, cifar_dataloaders, suggest_workers
 def learn(learnable):
     "A trained Learner, so that its predictions are not all alike"
     from cifar_fastai.learner import cifar_learner
-    torch.set_num_threads(1)
     dls = cifar_dataloaders(learnable, 32, policy.pad_crop_flip(2), num_workers=0, device="cpu")
     learn = cifar_learner(dls, tiny_net, precision="fp32", lr=.05)
     learn.logger = noop

@@ -17,20 +17,6 @@ from cifar_fastai.errors import InputError
 from cifar_fastai.resume import Checkpoint
 from cifar_fastai.saving import SaveError
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    "Of several, each waits for the others longer than it works"
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(): return {name: fit(tiny(name)) for name in OPTIMISERS}
-
-
 # resuming
 
 @pytest.mark.parametrize("opt", OPTIMISERS)

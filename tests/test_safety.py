@@ -12,20 +12,6 @@ from fits import OPTIMISERS, SignalAt, fit, scramble, tiny
 
 from cifar_fastai.safety import NonFiniteLoss, StopOnNonFinite, StopOnSignal, Stopped
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    "Of several, each waits for the others longer than it works"
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(): return {name: fit(tiny(name)) for name in OPTIMISERS}
-
-
 # not a number
 
 class SpoilBatch(Callback):

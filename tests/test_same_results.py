@@ -51,7 +51,6 @@ def within_noise(a: list[float], b: list[float]) -> bool:
 
 @pytest.mark.slow
 def test_bf16_learns_digits_as_well_as_fp32_and_two_bits_do_not(digits):
-    torch.set_num_threads(1)
     full, half = accuracies(digits, "fp32"), accuracies(digits, "bf16")
     poor = accuracies(digits, "fp32", TwoBits())
     assert mean(full) > 88 and full != half

@@ -16,10 +16,6 @@ from cifar_fastai.errors import InputError
 from cifar_fastai.workers import LoaderError, Workers, worker_failed
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread(): torch.set_num_threads(1)
-
-
 def make(key):
     "A batch that says where it was made; the seventh cannot be"
     if key == 7: raise InputError("seven is too many")
