@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -76,7 +77,8 @@ class Workers:
         process dies; here that is noticed where a batch is waited for"""
         main = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
         before = signal.getsignal(signal.SIGCHLD) if main else None
-        try: self.started = iter(self.loader)
+        try:
+            with _ctrl_c_waits(): self.started = iter(self.loader)
         finally:
             if before is not None: signal.signal(signal.SIGCHLD, before)
         if getattr(self.started, "_worker_pids_set", False):   # nor by the handler of another loader
@@ -114,10 +116,21 @@ class _Batches(torch.utils.data.Dataset):
 def _as_it_is(batch): return batch
 
 
+@contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    "Processes that are started inside hear of no Ctrl-C before `_begin` has them ignore it"
+    masks = hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else None
+    try: yield
+    finally:
+        if masks: signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin(_):
     "In a new worker: one thread, and Ctrl-C is for the parent, which may want this batch first"
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"): signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def worker_failed(what: str, where: str) -> str:

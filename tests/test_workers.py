@@ -12,6 +12,7 @@ import pytest
 import torch
 from test_batch_loader import epoch, loaders
 
+from cifar_fastai import workers
 from cifar_fastai.errors import InputError
 from cifar_fastai.workers import LoaderError, Workers, worker_failed
 
@@ -112,12 +113,15 @@ def test_a_hanging_worker_is_an_error_within_the_time_limit(learnable):
     assert time.monotonic() - started < 20
 
 
-def test_ctrl_c_in_the_terminal_leaves_the_workers_to_finish_the_batch(learnable):
-    dl = loaders(learnable, 2).train
+def test_ctrl_c_in_the_terminal_leaves_the_workers_to_finish_the_batch(learnable, monkeypatch):
+    begin = workers._begin
+    def late(i): time.sleep(.4 * i), begin(i)
+    monkeypatch.setattr(workers, "_begin", late)
+    dl = loaders(learnable, 3).train
     batches = iter(dl)
-    next(batches)
+    next(batches)           # of the first one; the others are still starting
     for pid in dl.pool.pids: os.kill(pid, signal.SIGINT)
-    assert len(list(batches)) == 4
+    assert len(list(batches)) == 4 and len(list(dl)) == 5
 
 
 SPAWN = """
