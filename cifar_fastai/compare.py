@@ -211,6 +211,6 @@ def plot_confusion_difference(first: Group, others: list[Group]) -> Figure:
         ax.set(xlabel="Predicted", ylabel="Actual")
         for i, j in np.ndindex(d.shape) if n <= 15 else ():
             said, color = f"{d[i, j]:+.0f}", "white" if abs(d[i, j]) > .6 * most else "black"
-            if abs(d[i, j]) >= .5: ax.text(j, i, said, ha="center", va="center", fontsize=6.5, color=color)
+            if round(d[i, j]): ax.text(j, i, said, ha="center", va="center", fontsize=6.5, color=color)
     fig.colorbar(drawn, ax=axs, label="percentage points", shrink=.6 if len(others) == 1 else .3)
     return fig
