@@ -37,7 +37,7 @@ def measured(
         except ValueError as e: raise InputError(f"{path} is no JSON ({e}). Restore or remove it.") from None
         if not isinstance(result, dict) or not isinstance(result.get("settings"), dict): continue
         then = _fields(Recipe(name=recipe.name)) | result["settings"]
-        if result.get("recipe") == recipe.name and then == now:
+        if then | {"name": now["name"]} == now:     # `--norm gn` runs under the main recipe's name
             found.append(f"{result['accuracy']['text']} ({result['data']})")
     return "; ".join(found) or "not measured yet"
 
@@ -56,14 +56,15 @@ def schedule(r: Recipe) -> str:
 
 
 def listing() -> str:
-    "One line a recipe"
-    lines = [("recipe", "model", "epochs", "policy", "optimiser", "schedule", "test accuracy")]
+    "A recipe, and what it is and came to in three lines below it, which fit a terminal"
+    said = []
     for module, found in recipes().items():
         for r in found:
             name = module if r.name == module else f"{module} --norm {r.norm}"
-            model = r.model if r.norm == "bn" else f"{r.model}, {r.norm}"
-            lines.append((name, model, str(r.epochs), str(r.aug), r.opt, schedule(r), measured(r)))
-    return layout(lines) + "\n\nRun one with python -m recipes.<recipe>; --help shows its flags."
+            model = r.model if r.norm == "bn" else f"{r.model} with {r.norm}"
+            said += [name, f"    {model}, {r.epochs} epochs, {r.opt}, {schedule(r)}", f"    {r.aug}",
+                     f"    test accuracy: {measured(r)}", ""]
+    return "\n".join([*said, "Run one with python -m recipes.<recipe>; --help shows its flags."])
 
 
 def layout(lines: list[tuple]) -> str:

@@ -90,10 +90,12 @@ def test_a_recipe_trains_with_its_real_net(name, tmp_path):
 
 
 def test_the_list_names_every_recipe_and_invents_no_figure():
-    lines = listing().splitlines()
-    shown = {line.split()[0]: line for line in lines[1:-2]}
-    assert set(shown) == set(recipes())
-    assert "24" in shown["custom_resnet_24ep"] and "plateau (holdout loss)" in shown["resnet18_plateau_50ep"]
+    blocks = dict(block.split("\n", 1) for block in listing().split("\n\n")[:-1])
+    assert {name.split()[0] for name in blocks} == set(recipes()) and "custom_resnet_24ep --norm gn" in blocks
+    assert "custom_resnet, 24 epochs, sgd" in blocks["custom_resnet_24ep"]
+    assert "resnet18, 50 epochs, sgd, plateau (holdout loss)" in blocks["resnet18_plateau_50ep"]
+    assert "jitter=(0.0, 0.1, 0.2, 0.1)" in blocks["resnet18_jitter_20ep"]
+    assert max(map(len, listing().splitlines())) <= 106, "fits a terminal"
     assert schedule(ALL["resnet18_adam_20ep"]) == "one_cycle, linear, peak at epoch 5"
     for r in ALL.values(): assert measured(r) == "not measured yet" or "n=" in measured(r)
 
@@ -105,6 +107,7 @@ def test_a_figure_is_shown_while_it_was_measured_with_these_very_values(tmp_path
     (tmp_path / "a.json").write_text(json.dumps(found))
     (tmp_path / "rows.json").write_text('{"rows": []}')
     assert measured(r, tmp_path) == "94.00% ± 0.10 (cifar10)"
+    assert measured(r.but(name="mine", seed=5), tmp_path) == measured(r, tmp_path), "neither changes a result"
     assert measured(r.but(wd=1e-3), tmp_path) == "not measured yet"
     assert measured(ALL["resnet34_20ep"], tmp_path) == "not measured yet"
     (tmp_path / "broken.json").write_text("{")
@@ -114,7 +117,7 @@ def test_a_figure_is_shown_while_it_was_measured_with_these_very_values(tmp_path
 def test_listing_imports_no_fastai():
     code = "import recipes.__main__ as m, sys; m.main([]); print(*{'fastai', 'torch'} & set(sys.modules))"
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert said.startswith("recipe ") and said.endswith("\n\n"), "neither fastai nor torch was imported"
+    assert said.startswith("custom_resnet_24ep\n") and said.endswith("\n\n"), "fastai or torch was imported"
 
 
 @pytest.mark.parametrize("wrong, said", [
