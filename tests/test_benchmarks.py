@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu, harness, loader, profile_epoch, step, summary
+from benchmarks import gpu, harness, loader, predecessors, profile_epoch, step, summary
 from benchmarks.harness import Row, alternate, ratio, table
 from benchmarks.pictures import coloured, write_folder
 from benchmarks.summary import Results
+from cifar_fastai import runs
 from cifar_fastai.data import load_data
 from cifar_fastai.errors import InputError
 
@@ -112,6 +113,35 @@ def test_profile_accounts_for_the_epoch(monkeypatch):
     spent, n = profile_epoch.profile("cpu", "flat", 8, 2)
     parts = {"forward", "backward", "loss", "optimiser step", "loader: augment and copy", "batch transforms"}
     assert parts < set(spent) and n == 4 and all(v > 0 for v in spent.values())
+
+
+@pytest.mark.parametrize("name", predecessors.SETTINGS)
+def test_a_predecessors_settings_are_the_recipe_with_its_mistakes(name):
+    sides = predecessors.pair(name, {"epochs": 7, "limit": 100})
+    ours, theirs = (r.as_dict() for r in sides.values())
+    assert {k for k in ours if ours[k] != theirs[k]} == set(predecessors.SETTINGS[name])
+    assert ours["epochs"] == theirs["epochs"] == 7 and theirs["limit"] == 100
+
+
+def test_normalised_pictures_that_are_clipped_lose_all_that_is_dark():
+    picture = np.full((4, 4, 3), 40, np.uint8)
+    picture[2:] = 150
+    out = predecessors.ClipNormalised(p=1)(image=picture)["image"]
+    assert (out[:2] == np.round(255 * predecessors.MEAN)).all() and abs(out[2:].astype(int) - 150).max() <= 1
+
+
+def test_both_sides_are_trained_with_the_same_seeds(learnable, tmp_path, tiny_registered, monkeypatch):
+    for name in ("write_data", "write_training", "write_interpretation"):
+        monkeypatch.setattr(runs, name, lambda *args, **kwargs: {})
+    tiny = {"model": "tiny", "size": 16, "epochs": 1, "cam": "layer3", "lr_its": 60, "precision": "fp32"}
+    rows = predecessors.run(learnable, ["custom_resnet_24ep"], [1, 2], tmp_path, **tiny)
+    assert [(r["recipe"], r["seed"], r["theirs lr"]) for r in rows] == [
+        ("custom_resnet_24ep", k, .0416) for k in (1, 2)]
+    assert len(list(tmp_path.glob("*/results.json"))) == 4 and rows[0]["ours lr"] != .0416
+    found = [{"recipe": "x", "ours": a, "theirs": b} for a, b in ((.9, .88), (.92, .88))]
+    assert predecessors.table(found).split("  ")[-1].strip() == (
+        "ours 91.00 ± 1.41 %, predecessor's settings 88.00 ± 0.00 %: +3.00 ± 1.41 points, n=2")
+    with pytest.raises(InputError, match="custom_resnet_24ep"): predecessors.pair("custom_resnet_24", {})
 
 
 def test_unknown_benchmark_is_answered_with_the_nearest():

@@ -1,0 +1,119 @@
+"""Each recipe beside its predecessor's own settings, mistakes included: the same pictures, the same seeds.
+
+    python -m benchmarks.predecessors DATA [--only RECIPE ...] [--seeds 0 1 2] [--limit N] [--json FILE]
+
+Net, loader and steps are ours on both sides, momentum is Nesterov's: what is compared are the settings, as
+docs/predecessors.md and the recipes' docstrings tell them. Two cannot be repeated here: C let the *test* loss
+lower its rate (a holdout does it on both sides), B filled its border with a colour of its own.
+"""
+import argparse
+import json
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from statistics import mean, stdev
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from cifar_fastai import Cutout, Recipe, load_data, policy, train
+from cifar_fastai.cli import report_errors
+from cifar_fastai.errors import unknown
+
+from .harness import machine
+
+__all__ = ["SETTINGS", "pair", "run"]
+
+MEAN, STD = np.array([.4914, .4822, .4465]), np.array([.247, .243, .261])
+
+
+class ClipNormalised(A.ImageOnlyTransform):
+    "What Albumentations' colour transforms did to D's pictures, which came normalised: values cut to 0…1"
+    def apply(self, img, **params):
+        kept = ((img / 255 - MEAN) / STD).clip(0, 1)
+        return np.uint8((255 * (kept * STD + MEAN)).round().clip(0, 255))
+
+
+def _jitter_after_normalising() -> list:
+    jitter = A.ColorJitter((1, 1), (.9, 1.1), (.8, 1.2), (-.1, .1), p=1)
+    return [A.Pad(4, border_mode=cv2.BORDER_REFLECT_101), A.RandomCrop(32, 32), A.HorizontalFlip(p=.5),
+            A.Sequential([jitter, ClipNormalised(p=1)], p=.5), A.ToGray(num_output_channels=3, p=.2),
+            Cutout(16)]
+
+
+HOLES = {"cutout": 8, "holes": (1, 3), "cutout_p": .8}
+SETTINGS = {   # recipe: what its predecessor had instead
+    "resnet18_adam_20ep": {"opt": "adam", "lr": 6.28e-4, "aug": policy.pad_crop(pad=2, cutout=16)},
+    "custom_resnet_l1_24ep": {
+        "lr": .0655, "l1": 0.0, "aug": policy.pad_crop(pad=4, mode="constant", cutout=16, cutout_p=.5)},
+    "resnet18_plateau_50ep": {
+        "keep": "last", "aug": policy.pad_crop_flip_cutout(pad=2, cutout=8, holes=(4, 4), cutout_p=.5)},
+    "resnet18_jitter_20ep": {"lr": .0657, "wd": 0.0, "bs": 64, "aug": _jitter_after_normalising()},
+    "custom_resnet_24ep": {"lr": .0416, "aug": policy.pad_crop_flip_cutout(pad=4, flip=1.0, **HOLES)}}
+
+
+def pair(
+    name: str,       # of a recipe
+    changes: dict,   # fields that both sides share: epochs, limit …
+) -> dict[str, Recipe]:
+    "Ours and the predecessor's. Raises: InputError for a recipe that has none"
+    if name not in SETTINGS: raise unknown("recipe with a predecessor", name, SETTINGS)
+    ours = import_module(f"recipes.{name}").recipe
+    return {"ours": ours.but(**changes), "theirs": ours.but(**SETTINGS[name] | changes)}
+
+
+def run(data, names: list[str], seeds: list[int], folder: Path, **changes) -> list[dict]:
+    "Train both sides of each with each seed, by turns: recipe, seed and the test accuracy of either side"
+    pairs, found = {name: pair(name, changes) for name in names}, []
+    for seed in seeds:
+        for name, sides in pairs.items():
+            row = {"recipe": name, "seed": seed}
+            for side, recipe in sides.items():
+                out = folder / f"{name}-{side}-seed{seed}"
+                result = train(recipe.but(seed=seed), data, out, quiet=True).results
+                row |= {side: result["accuracy"], f"{side} lr": result["lr"]}
+                print(f"{name} seed {seed} {side}: {result['accuracy']:.2%}", file=sys.stderr, flush=True)
+            found.append(row)
+    return found
+
+
+def table(rows: list[dict]) -> str:
+    "A line a recipe: mean ± sd of either side, and of the difference seed by seed, in points"
+    lines = []
+    for name in dict.fromkeys(r["recipe"] for r in rows):
+        mine = [r for r in rows if r["recipe"] == name]
+        said = [_spread([100 * r[side] for r in mine]) for side in ("ours", "theirs")]
+        gain = _spread([100 * (r["ours"] - r["theirs"]) for r in mine], "+")
+        lines.append(f"{name:22}  ours {said[0]} %, predecessor's settings {said[1]} %: {gain} points, "
+                     f"n={len(mine)}")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float], sign: str = "") -> str:
+    return f"{mean(values):{sign}.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def main(argv: list[str] | None = None) -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("data", help="see --data of a recipe")
+    parser.add_argument("--only", nargs="+", default=list(SETTINGS), metavar="RECIPE")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--limit", type=int, help="train on so many pictures only")
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's own")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args(argv)
+    given = {k: v for k, v in (("limit", args.limit), ("epochs", args.epochs)) if v is not None}
+    with report_errors(), tempfile.TemporaryDirectory() as tmp:
+        for name in args.only: pair(name, given)
+        data = load_data(args.data)
+        rows = run(data, args.only, args.seeds, Path(tmp), **given)
+        print(table(rows))
+        found = {"machine": machine(), "data": Path(data.source).name, "data_fingerprint": data.fingerprint,
+                 **given, "rows": rows}
+        if args.json: args.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__": main()
