@@ -116,7 +116,8 @@ def test_mixed_loss_is_the_mean_of_both_labels_losses(learner):
             if not self.training: return
             ce = lambda y: F.cross_entropy(self.pred, y, reduction="none", label_smoothing=0.1)
             (other,) = mix.yb1
-            found.append((float(self.learn.loss), float(torch.lerp(ce(other), ce(self.y), mix.lam).mean())))
+            pair = self.learn.loss, torch.lerp(ce(other), ce(self.y), mix.lam).mean()
+            found.append(tuple(float(v.detach()) for v in pair))
     learn.fit(1, 0.01, cbs=[mix, Look()])
     assert all(a == pytest.approx(b, rel=1e-5) for a, b in found) and len(found) == 5
 

@@ -17,11 +17,11 @@ from cifar_fastai.schedules import SCHEDULES, Plateau, create_schedule, flat_cos
 class Losses(Callback):
     "Say that these were the validation losses of the epochs, and the accuracies"
     order = 51      # after the Recorder, before those who choose
-    def __init__(self, losses, accuracies=None): self.losses, self.accuracies = losses, accuracies
+    def __init__(self, losses, accuracies=None): self.said, self.accuracies = losses, accuracies
 
     def after_epoch(self):
         values = self.recorder.values[-1]
-        values[1] = self.losses[self.epoch]
+        values[1] = self.said[self.epoch]
         if self.accuracies: values[2] = self.accuracies[self.epoch]
 
 
