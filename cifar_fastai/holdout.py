@@ -7,6 +7,7 @@ import logging
 from fastai.callback.core import Callback
 from fastai.learner import Recorder
 
+from .callbacks import fitting
 from .errors import InputError, unknown
 
 __all__ = ["KeepBest", "refuse_test_set", "validated"]
@@ -44,7 +45,7 @@ class KeepBest(Callback):
     def __init__(self): self.best, self.epoch_of_best, self.weights = None, None, None
 
     def before_fit(self):
-        self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds")
+        self.run = fitting(self.learn)
         if not self.run: return
         refuse_test_set(self.learn, "keeping the best weights")
         self.best, self.epoch_of_best, self.weights = None, None, None

@@ -2,7 +2,7 @@
 import pytest
 import torch
 from fastai.callback.core import Callback
-from test_schedules import Losses
+from test_schedules import Pretended
 
 from cifar_fastai.errors import InputError
 from cifar_fastai.holdout import KeepBest
@@ -20,7 +20,7 @@ class EachEpoch(Callback):
     ([.7, .7, .7, .7], [1, 1, 1, 1], 1)])
 def test_the_weights_at_the_end_are_the_best_epochs(learner, accuracies, losses, best):
     learn, all_of_them, keep = learner(valid="holdout"), EachEpoch(), KeepBest()
-    learn.fit(4, 0.1, cbs=[Losses(losses, accuracies), all_of_them, keep])
+    learn.fit(4, 0.1, cbs=[Pretended(losses, accuracies), all_of_them, keep])
     assert keep.epoch_of_best == learn.epoch_of_best == best
     for k, epoch in enumerate(all_of_them.weights, 1):
         same = all(torch.equal(v, epoch[name]) for name, v in learn.model.state_dict().items())
@@ -39,7 +39,7 @@ def test_a_fit_that_ends_in_an_error_keeps_its_last_weights(learner):
             if self.epoch == 1: raise RuntimeError("out of luck")
     learn, seen = learner(valid="holdout"), EachEpoch()
     with pytest.raises(RuntimeError, match="out of luck"):
-        learn.fit(3, 0.1, cbs=[Losses([1, 2], [.9, .1]), KeepBest(), seen, Fail()])
+        learn.fit(3, 0.1, cbs=[Pretended([1, 2], [.9, .1]), KeepBest(), seen, Fail()])
     assert all(torch.equal(v, seen.weights[1][k]) for k, v in learn.model.state_dict().items())
 
 

@@ -14,7 +14,7 @@ from cifar_fastai.resume import Checkpoint
 from cifar_fastai.schedules import SCHEDULES, Plateau, create_schedule, flat_cos, one_cycle, plateau, step
 
 
-class Losses(Callback):
+class Pretended(Callback):
     "Say that these were the validation losses of the epochs, and the accuracies"
     order = 51      # after the Recorder, before those who choose
     def __init__(self, losses, accuracies=None): self.said, self.accuracies = losses, accuracies
@@ -86,7 +86,7 @@ def test_constant_is_constant(learner):
 def test_plateau_drops_where_torchs_does(learner, settings):
     losses = [3, 2.5, 2.6, 2.5, 2.5, 2.49999, 2.6, 2.4, 2.4, 2.4, 2.4, 2.4, 2.3, 2.3, 2.4, 2.5]
     learn = learner(valid="holdout")
-    ours = rates(learn, plateau(0.1, len(losses), **settings), len(losses), [Losses(losses)])
+    ours = rates(learn, plateau(0.1, len(losses), **settings), len(losses), [Pretended(losses)])
     opt = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     names = {"drop": "factor"}
     sched = lr_scheduler.ReduceLROnPlateau(
@@ -100,7 +100,7 @@ def test_plateau_drops_where_torchs_does(learner, settings):
 
 
 def test_plateau_stays_while_the_loss_falls(learner):
-    ours = rates(learner(valid="holdout"), plateau(0.1, 6, patience=0), 6, [Losses([6, 5, 4, 3, 2, 1])])
+    ours = rates(learner(valid="holdout"), plateau(0.1, 6, patience=0), 6, [Pretended([6, 5, 4, 3, 2, 1])])
     assert set(ours) == {0.1}
 
 
@@ -135,7 +135,7 @@ def fit(learner, name, folder, *cbs, resume=False):
     options = {"step_every": 2, "moms": (.95, .85, .95), "patience": 0, "drop": 0.5, "pct_start": 0.25}
     sched, best = create_schedule(name, 0.05, 5, **options), KeepBest()
     saved = Checkpoint(folder, resume=resume)
-    losses = Losses([3, 3, 2, 2, 1], [.2, .5, .6, .3, .4])
+    losses = Pretended([3, 3, 2, 2, 1], [.2, .5, .6, .3, .4])
     rest = L1Loss(1e-4), mixing(mixup=0.4), *(c(steps) for c in cbs)
     learn.fit(5, 0.05, cbs=[sched, best, saved, losses, *rest])
     return learn, best
