@@ -35,8 +35,8 @@ def train_seeds(
         settings = {k: v for k, v in recipe.as_dict().items() if k != "seed"}
         found = summary(results) | {"settings": settings}
         write_json(folder / "seeds.json", found)
-        for name in ("accuracy", "accuracy_tta"):
-            if name in found: log.info("%-11s %s", name, found[name]["text"])
+        for name, label in (("accuracy", "accuracy"), ("accuracy_tta", "with TTA")):
+            if name in found: log.info("%-11s %s", label, found[name]["text"])
         log.info("folder      %s", folder)
     return found
 
