@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu, harness, loader, predecessors, profile_epoch, step, summary
+from benchmarks import gpu, harness, loader, predecessors, profile_epoch, scale, step, summary
 from benchmarks.harness import Row, alternate, ratio, table
 from benchmarks.pictures import coloured, write_folder
 from benchmarks.summary import Results
@@ -113,6 +113,13 @@ def test_profile_accounts_for_the_epoch(monkeypatch):
     spent, n = profile_epoch.profile("cpu", "flat", 8, 2)
     parts = {"forward", "backward", "loss", "optimiser step", "loader: augment and copy", "batch transforms"}
     assert parts < set(spent) and n == 4 and all(v > 0 for v in spent.values())
+
+
+@pytest.mark.slow
+def test_a_number_of_pictures_is_measured_in_a_process_of_its_own():
+    found = scale.measured(20_000)
+    assert set(found) == {"setup", "epoch", "stock", "find", "explain", "kib"}
+    assert all(v > 0 for v in found.values()) and 20_000 * 3 < found["kib"] < 20_000 * 6
 
 
 @pytest.mark.parametrize("name", predecessors.SETTINGS)
