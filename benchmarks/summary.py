@@ -73,7 +73,7 @@ def speedups(results: Results) -> list[tuple[str, float, float]]:
     "(label, times as fast as the other, the same for the goal) for each row that is a ratio"
     found = []
     for r in results.rows:
-        if r.unit != "×" or not r.against or r.against == "linear": continue
+        if r.unit != "×" or r.against in ("", "linear", "flat"): continue
         value, goal = (1 / r.measured, 1 / r.goal) if r.at_most else (r.measured, r.goal)
         found.append((f"{r.goal_id}  {r.work}\nagainst {r.against}", value, goal))
     return found

@@ -186,7 +186,9 @@ def test_a_suite_measured_later_joins_those_in_the_file_unless_the_machine_is_an
 
 def test_chart_shows_how_many_times_as_fast_whichever_way_the_goal_is_written():
     results = Results(harness.machine())
-    results.add("s", [found(measured=4.0), found(measured=.25, at_most=True), found(unit="ms")], HOW)
+    rows = [found(measured=4.0), found(measured=.25, at_most=True), found(unit="ms")]
+    flat = Row("P9", "w", "flat", 1.25, 1.0, at_most=True)      # no speed
+    results.add("s", [*rows, flat], HOW)
     assert [(value, goal) for _, value, goal in summary.speedups(results)] == [(4, 2), (4, .5)]
 
 
