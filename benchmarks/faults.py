@@ -82,12 +82,12 @@ def run(
     whole, seconds, events = _undisturbed(folder)
     outcome.control = _differs(folder, whole[False])
     if kills >= figures:
-        status = _child(folder, ["--out", str(folder/"drawn")], drawn=True)
-        whole[True] = _hashes(folder/"drawn", status)
+        status = _child(folder, ["--out", str(folder / "drawn")], drawn=True)
+        whole[True] = _hashes(folder / "drawn", status)
     lines = sorted(set(events))
     outcome.of_lines = len(lines)
     for k in range(kills):
-        at = None if k % 2 else lines[(k//2)*max(1, len(lines)//max(1, kills//2)) % len(lines)]
+        at = None if k % 2 else lines[(k // 2) * max(1, len(lines) // max(1, kills // 2)) % len(lines)]
         try: _one(k, folder, at, (whole, seconds, events), outcome, rng, drawn=k % figures == figures - 1)
         except KeyboardInterrupt: break                # what has been done so far counts
         if (k + 1) % 10 == 0: say(f"{k + 1} of {kills}: {outcome.identical} identical")
@@ -97,7 +97,7 @@ def run(
 def _one(k: int, folder: Path, at, undisturbed, outcome: Outcome, rng, drawn: bool) -> None:
     "Kill a run once, resume it, compare"
     whole, seconds, events = undisturbed
-    run_folder, often = folder/f"run {k}", ["--checkpoint-minutes", "0"]*(k//2 % 2)
+    run_folder, often = folder / f"run {k}", ["--checkpoint-minutes", "0"] * (k // 2 % 2)
     flags = ["--out", str(run_folder), *often]
     while True:                                        # a run that was faster than its kill does not count
         shutil.rmtree(run_folder, ignore_errors=True)
@@ -113,7 +113,7 @@ def _one(k: int, folder: Path, at, undisturbed, outcome: Outcome, rng, drawn: bo
     status, at = _child(folder, ["--resume", *there, *often], drawn), at or "a random moment"
     if status: return outcome.wrong.append(f"kill {k} at {at}: resuming ended with {status}")
     outcome.resumed += 1
-    different = [n for n in COMPARED if _sha256(run_folder/n) != whole[drawn][n]]
+    different = [n for n in COMPARED if _sha256(run_folder / n) != whole[drawn][n]]
     left = [p.name for p in run_folder.rglob("*.tmp")]
     if different or left:
         return outcome.wrong.append(f"kill {k} at {at}: {different} differ, {left} left over")
@@ -123,38 +123,39 @@ def _one(k: int, folder: Path, at, undisturbed, outcome: Outcome, rng, drawn: bo
 
 def _hashes(folder: Path, status: int = 0) -> dict:
     if status: raise RuntimeError(f"an undisturbed run ended with {status}")
-    return {n: _sha256(folder/n) for n in COMPARED}
+    return {n: _sha256(folder / n) for n in COMPARED}
 
 
 def _undisturbed(folder: Path) -> tuple[dict, float, list]:
     "Hashes of an undisturbed run (by whether it draws all), its seconds, each line it comes to while saving"
-    seen = folder/"lines.json"
-    status = _child(folder, ["--out", str(folder/"whole")], record=seen)
-    if status: raise RuntimeError((folder/"output.txt").read_text())
+    seen = folder / "lines.json"
+    status = _child(folder, ["--out", str(folder / "whole")], record=seen)
+    if status: raise RuntimeError((folder / "output.txt").read_text())
     for name in json.loads(seen.read_text())["modules"]: _import(name)
     start = time.monotonic()
-    status = _child(folder, ["--out", str(folder/"traced")], record=seen)
+    status = _child(folder, ["--out", str(folder / "traced")], record=seen)
     if status: raise RuntimeError("the traced run failed")
     seconds = time.monotonic() - start
-    hashes = _hashes(folder/"whole")
-    if hashes != _hashes(folder/"traced"): raise RuntimeError("two runs differ")
+    hashes = _hashes(folder / "whole")
+    if hashes != _hashes(folder / "traced"): raise RuntimeError("two runs differ")
     return {False: hashes}, seconds, [tuple(x) for x in json.loads(seen.read_text())["lines"]]
 
 
 def _differs(folder: Path, whole: dict) -> bool:
     "The control: a run with another seed leaves other bytes everywhere"
-    if _child(folder, ["--out", str(folder/"other"), "--seed", "1"]): raise RuntimeError("the control failed")
-    return all(_sha256(folder/"other"/n) != whole[n] for n in COMPARED)
+    flags = ["--out", str(folder / "other"), "--seed", "1"]
+    if _child(folder, flags): raise RuntimeError("the control failed")
+    return all(_sha256(folder / "other" / n) != whole[n] for n in COMPARED)
 
 
 def _stage(folder: Path) -> str:
-    if not (folder/"recipe.json").exists(): return "nothing"
-    if (folder/"manifest.json").exists(): return "a whole run"
-    if not any((folder/"checkpoints").glob("epoch-*.json")): return "no checkpoint"
+    if not (folder / "recipe.json").exists(): return "nothing"
+    if (folder / "manifest.json").exists(): return "a whole run"
+    if not any((folder / "checkpoints").glob("epoch-*.json")): return "no checkpoint"
     return "the last checkpoint" if _last(folder) else "a checkpoint"
 
 
-def _last(folder: Path) -> bool: return (folder/"checkpoints"/f"epoch-{EPOCHS:04d}.json").exists()
+def _last(folder: Path) -> bool: return (folder / "checkpoints" / f"epoch-{EPOCHS:04d}.json").exists()
 
 
 def _sha256(path: Path) -> str:
@@ -208,7 +209,7 @@ def _be_the_process(folder, flags, drawn, die_at, record) -> None:
     from cifar_fastai.checkpoint import CheckpointStore
     status = 70
     try:
-        out = os.open(folder/"output.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        out = os.open(folder / "output.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.dup2(out, 1), os.dup2(out, 2)
         if not drawn: _draw_little()
         recipe = Recipe(name="faults", model="small", epochs=EPOCHS, bs=32, min_steps=8, limit=256, lr_its=40,
@@ -265,8 +266,8 @@ def _draw_little() -> None:
         Image.fromarray(pixels).save(buffer, "PNG")
         save_atomically(path, buffer.getvalue())
     dot = np.zeros((8, 8), np.uint8)
-    dots = lambda out, figures: [save(Path(out)/"figures"/f"{k}.png", dot) for k in figures]
-    maps = lambda self, path: save(path, np.uint8(255*np.concatenate([m.numpy().reshape(-1, 32)
+    dots = lambda out, figures: [save(Path(out) / "figures" / f"{k}.png", dot) for k in figures]
+    maps = lambda self, path: save(path, np.uint8(255 * np.concatenate([m.numpy().reshape(-1, 32)
                                                                       for m in self.maps.values()])))
     report._write, GradCAMCallback.save = dots, maps
 

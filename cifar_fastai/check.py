@@ -42,12 +42,12 @@ def check(
 def _files(folder: Path) -> Iterator[str]:
     "Against the manifest, which is written last"
     from .run_folder import read_json, sealed_files, sha256_of
-    if not (folder/"manifest.json").exists():
-        gone = [n for n in NEEDED if not (folder/n).exists()]
+    if not (folder / "manifest.json").exists():
+        gone = [n for n in NEEDED if not (folder / n).exists()]
         yield "the run did not end: no manifest.json" + (f", nor {', '.join(gone)}" if gone else "") + \
               f". Go on with --resume {folder}"
         return
-    try: listed = read_json(folder/"manifest.json").get("files")
+    try: listed = read_json(folder / "manifest.json").get("files")
     except InputError: listed = None
     if not isinstance(listed, dict) or not all(isinstance(v, dict) for v in listed.values()):
         yield "manifest.json lists no files"
@@ -55,7 +55,7 @@ def _files(folder: Path) -> Iterator[str]:
     for name in NEEDED:
         if name not in listed: yield f"{name} is not in manifest.json"
     for name, entry in listed.items():
-        path = folder/name
+        path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
             yield f"manifest.json names {name!r}, which lies outside"
         elif not path.is_file(): yield f"{name} is missing"
@@ -76,7 +76,7 @@ def _leftovers(folder: Path) -> Iterator[str]:
 
 def _checkpoints(folder: Path) -> Iterator[str]:
     from .checkpoint import CheckpointError, verified
-    paths = sorted((folder/"checkpoints").glob("epoch-*.json"))
+    paths = sorted((folder / "checkpoints").glob("epoch-*.json"))
     if not paths: yield "there is no checkpoint"
     for path in paths:
         try: verified(path.with_suffix(".pt"))
@@ -85,9 +85,9 @@ def _checkpoints(folder: Path) -> Iterator[str]:
 
 def _recipe(folder: Path) -> Iterator[str]:
     from .run_folder import load_recipe, read_json
-    recipe = load_recipe(folder/"recipe.json")
-    if not (folder/"results.json").exists(): return
-    results = read_json(folder/"results.json")
+    recipe = load_recipe(folder / "recipe.json")
+    if not (folder / "results.json").exists(): return
+    results = read_json(folder / "results.json")
     found = {"recipe": recipe.name, "seed": recipe.seed, "epochs": recipe.epochs}
     for name, value in found.items():
         if results.get(name) != value:
@@ -97,26 +97,26 @@ def _recipe(folder: Path) -> Iterator[str]:
 def _predictions(folder: Path) -> Iterator[str]:
     "The numbers of results.json, once more from predictions.csv"
     from .run_folder import read_json
-    if not (folder/"results.json").exists() or not (folder/"predictions.csv").exists(): return
-    results, rows = read_json(folder/"results.json"), _rows(folder/"predictions.csv")
+    if not (folder / "results.json").exists() or not (folder / "predictions.csv").exists(): return
+    results, rows = read_json(folder / "results.json"), _rows(folder / "predictions.csv")
     try:
         right = [row["true"] == row["predicted"] for row in rows]
-        loss = sum(float(row["loss"]) for row in rows)/len(rows)
-        found = {"pictures": len(rows), "mistakes": len(rows) - sum(right), "accuracy": sum(right)/len(rows),
-                 "loss": loss}
+        loss = sum(float(row["loss"]) for row in rows) / len(rows)
+        found = {"pictures": len(rows), "mistakes": len(rows) - sum(right),
+                 "accuracy": sum(right) / len(rows), "loss": loss}
         said = {name: float(results.get(name, "nan")) for name in found}
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"predictions.csv or results.json cannot be read ({error!r})") from error
     for name, value in found.items():
-        if not abs(said[name] - value) <= 2e-5*max(1, abs(value)):
+        if not abs(said[name] - value) <= 2e-5 * max(1, abs(value)):
             yield f"results.json says {name} {said[name]:.6g}, predictions.csv gives {value:.6g}"
 
 
 def _history(folder: Path) -> Iterator[str]:
     "A row an epoch"
     from .run_folder import saved_recipe
-    if not (folder/"history.csv").exists(): return
-    epochs = [row.get("epoch") for row in _rows(folder/"history.csv")]
+    if not (folder / "history.csv").exists(): return
+    epochs = [row.get("epoch") for row in _rows(folder / "history.csv")]
     wanted = saved_recipe(folder).get("epochs")
     if isinstance(wanted, int) and epochs != [str(k + 1) for k in range(wanted)]:
         yield f"history.csv has epochs {', '.join(map(str, epochs[:30]))}, not 1 to {wanted}"
@@ -127,14 +127,14 @@ def _weights(folder: Path) -> Iterator[str]:
     from .checkpoint import CheckpointStore, verified
     from .run_folder import read_json, saved_recipe
     from .weights import read_tensors
-    if not (folder/"weights.safetensors").exists(): return
-    tensors, about = read_tensors(folder/"weights.safetensors")
+    if not (folder / "weights.safetensors").exists(): return
+    tensors, about = read_tensors(folder / "weights.safetensors")
     if bad := [name for name, v in tensors.items() if not v.isfinite().all()]:
         yield f"weights.safetensors is not finite: {', '.join(bad)}"
-    if (folder/"results.json").exists():
-        classes = list(read_json(folder/"results.json").get("accuracy_per_class", {}))
+    if (folder / "results.json").exists():
+        classes = list(read_json(folder / "results.json").get("accuracy_per_class", {}))
         if classes != list(about.classes): yield "weights.safetensors and results.json have different classes"
-    last = CheckpointStore(folder/"checkpoints").newest()
+    last = CheckpointStore(folder / "checkpoints").newest()
     if last is None or saved_recipe(folder).get("keep", "last") != "last": return
     with suppress(InputError):                             # said by `_checkpoints`
         saved = verified(last)["model"]
@@ -166,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
         wrong, notes = check(argv[0])
         for line in wrong: print(f"wrong   {line}")
         for line in notes: print(f"note    {line}")
-        print(f"{argv[0]}: " + (f"{len(wrong)} thing{'s'*(len(wrong) > 1)} wrong" if wrong else "whole"))
+        print(f"{argv[0]}: " + (f"{len(wrong)} thing{'s' * (len(wrong) > 1)} wrong" if wrong else "whole"))
         return 1 if wrong else 0
 
 

@@ -32,11 +32,11 @@ def plain_failures(
     except InputError: raise
     except (MemoryError, RuntimeError) as error:
         if not _for_memory(error): raise
-        saved = CheckpointStore(Path(folder)/"checkpoints").newest()
+        saved = CheckpointStore(Path(folder) / "checkpoints").newest()
         kept = f" Last good checkpoint: {saved}; with more memory go on by --resume." if saved else ""
         found = (str(error).splitlines() or ["no room"])[0].rstrip(".")
         raise OutOfMemory(f"out of memory with batches of up to {bs} ({found[:200]}). Start a run with "
-                          f"smaller ones, such as --bs {max(1, bs//2)}.{kept}") from error
+                          f"smaller ones, such as --bs {max(1, bs // 2)}.{kept}") from error
     except OSError as error:
         if error.errno not in NO_DISK: raise
         raise SaveError(f"cannot write in {folder}: {error.strerror}. Make room, then go on with --resume; "

@@ -27,7 +27,7 @@ if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_let_go)
 class RunLock:
     "Hold `folder` for this process while the `with` block runs. Raises: InputError, naming who holds it"
 
-    def __init__(self, folder: str | Path): self.path, self.fd = Path(folder)/".lock", None
+    def __init__(self, folder: str | Path): self.path, self.fd = Path(folder) / ".lock", None
 
     def __enter__(self):
         if fcntl is None: return self

@@ -109,14 +109,15 @@ class Checkpoint(Ender):
         "Within an epoch: when the time has come, or the run is about to stop"
         stopping = any(getattr(cb, "signum", None) for cb in self.learn.cbs if isinstance(cb, StopOnSignal))
         if self.learn.training:
-            due = self.every_minutes is not None and time.monotonic() - self.saved_at >= 60*self.every_minutes
+            waited = time.monotonic() - self.saved_at
+            due = self.every_minutes is not None and waited >= 60 * self.every_minutes
             if due or stopping: self._save(self.learn.epoch, self.learn.iter + 1, generators(self.learn))
         elif stopping and self.trained: self._save(self.learn.epoch, len(self.learn.dls.train), self.trained)
 
     def after_epoch(self):
         self.at_epoch = generators(self.learn)
         last = self.learn.epoch == self.learn.n_epoch - 1
-        if not last and self.share and self.cost > self.share*(time.monotonic() - self.saved_at): return
+        if not last and self.share and self.cost > self.share * (time.monotonic() - self.saved_at): return
         self._save(self.learn.epoch + 1, 0, self.at_epoch)
 
     def after_fit(self):

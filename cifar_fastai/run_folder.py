@@ -31,10 +31,10 @@ UNSEALED = {"manifest.json", "log.txt", ".lock"}          # and `checkpoints`, w
 def choose_folder(recipe: Recipe, out: str | Path | None, resume: bool) -> Path:
     "Where the run goes; one that already stands there is only touched to resume it. Raises: InputError"
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = Path(out) if out is not None else Path("runs")/recipe.name/f"{stamp}-seed{recipe.seed}"
+    folder = Path(out) if out is not None else Path("runs") / recipe.name / f"{stamp}-seed{recipe.seed}"
     if resume and folder.exists() and not holds_run(folder):
         raise InputError(f"{folder} is no run's folder. Give the folder of a run, or leave --resume out.")
-    if not resume and ((folder/"recipe.json").exists() or (folder/"checkpoints").exists()):
+    if not resume and ((folder / "recipe.json").exists() or (folder / "checkpoints").exists()):
         raise InputError(f"{folder} already holds a run. Resume it with --resume, or give another folder.")
     return folder
 
@@ -49,14 +49,14 @@ def holds_run(folder: Path) -> bool:
 def newest_run(recipe: Recipe) -> Path | None:
     "The run of `recipe` in ./runs that was last written to"
     runs = [p.parent for p in Path("runs", recipe.name).glob("*/recipe.json")]
-    written = lambda run: max(p.stat().st_mtime_ns for p in (run, run/"recipe.json", run/"checkpoints")
+    written = lambda run: max(p.stat().st_mtime_ns for p in (run, run / "recipe.json", run / "checkpoints")
                               if p.exists())
     return max(runs, key=written, default=None)
 
 
 def begun(folder: Path) -> dict:
     "What was decided when the run in `folder` was started: data, precision, device …; empty for a new one"
-    path = folder/"checkpoints"/"begun.json"
+    path = folder / "checkpoints" / "begun.json"
     return read_json(path) if path.exists() else {}
 
 
@@ -64,7 +64,7 @@ def begin(folder: Path, recipe: Recipe, decided: dict, resume: bool) -> None:
     """Write down what is decided before training. Raises: InputError where a run to resume was decided
     otherwise, whether or not it has a checkpoint yet"""
     decided = decided | {"versions": versions()}
-    if resume and (folder/"recipe.json").exists():
+    if resume and (folder / "recipe.json").exists():
         before = begun(folder) or decided
         was = training_fields(saved_recipe(folder)) | {"data": before.get("data_fingerprint")}
         now = training_fields(recipe.as_dict()) | {"data": decided["data_fingerprint"]}
@@ -73,13 +73,13 @@ def begin(folder: Path, recipe: Recipe, decided: dict, resume: bool) -> None:
                              "Use what the run was started with, or start a new one in another folder.")
         if found := differences(before, {k: decided[k] for k in ("device", "versions")}):
             log.warning(f"{found}: the end will be the same only to rounding")
-        if not any((folder/"checkpoints").glob("epoch-*.json")):
+        if not any((folder / "checkpoints").glob("epoch-*.json")):
             log.info(f"resumed     {folder} has no checkpoint yet: from the beginning")
     elif resume: log.info(f"resumed     nothing was begun in {folder}: from the beginning")
     sweep(folder)
-    (folder/"manifest.json").unlink(missing_ok=True)      # no longer whole
-    write_json(folder/"recipe.json", recipe.as_dict())
-    if not begun(folder): write_json(folder/"checkpoints"/"begun.json", decided)
+    (folder / "manifest.json").unlink(missing_ok=True)      # no longer whole
+    write_json(folder / "recipe.json", recipe.as_dict())
+    if not begun(folder): write_json(folder / "checkpoints" / "begun.json", decided)
 
 
 def training_fields(recipe: dict) -> dict:
@@ -95,14 +95,14 @@ def gone_unless_begun(folder: Path):
     except InputError as error:
         refused = error.exit_status == 2                  # a run that was stopped may be resumed
         if refused and not there and folder.is_dir() and {p.name for p in folder.iterdir()} <= {"log.txt"}:
-            (folder/"log.txt").unlink(missing_ok=True)
+            (folder / "log.txt").unlink(missing_ok=True)
             folder.rmdir()
         raise
 
 
 def saved_recipe(folder: Path) -> dict:
     "The fields in recipe.json. Raises: InputError"
-    return read_json(Path(folder)/"recipe.json")
+    return read_json(Path(folder) / "recipe.json")
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -145,7 +145,7 @@ def seal(folder: Path) -> None:
     "Write manifest.json: sha256 and size of every file of the finished run"
     files = {p.relative_to(folder).as_posix(): {"sha256": sha256_of(p), "bytes": p.stat().st_size}
              for p in sealed_files(folder)}
-    write_json(folder/"manifest.json", {"files": files, "versions": versions()})
+    write_json(folder / "manifest.json", {"files": files, "versions": versions()})
 
 
 def sha256_of(path: Path) -> str:

@@ -109,10 +109,10 @@ class StopOnNonFinite(Ender):
 
     def _judge(self, loss: float, norm: float, lr: float, epoch: int, batch: int):
         "End the fit unless this step leaves all weights finite"
-        decay = lr*max(h.get("wd", 0.) for h in self.opt.hypers)
+        decay = lr * max(h.get("wd", 0.) for h in self.opt.hypers)
         if not abs(loss) < float("inf"): reason = f"the loss is {loss}"
         elif not norm < float("inf"): reason = f"gradients and running averages have a norm of {norm}"
-        elif not lr*max(1., norm) < LONGEST_STEP: reason = f"a learning rate of {lr:g} leaves float32"
+        elif not lr * max(1., norm) < LONGEST_STEP: reason = f"a learning rate of {lr:g} leaves float32"
         elif not decay <= 2: reason = f"learning rate {lr:g} times weight decay is {decay:g}, above 2"
         else: return
         self._take_back()

@@ -157,6 +157,6 @@ def run_fields(learn) -> dict:
 def fit_fields(learn) -> dict:
     "What one fit must share: its length and its schedule, sampled at eleven points; JSON values"
     schedules = [cb.scheds for cb in learn.cbs if isinstance(cb, ParamScheduler)]
-    sampled = {k: [np.ravel(f(i/10)).tolist() for i in range(11)] for s in schedules for k, f in s.items()}
+    sampled = {k: [np.ravel(f(i / 10)).tolist() for i in range(11)] for s in schedules for k, f in s.items()}
     hypers = {k: [float(h[k]) for h in learn.opt.hypers] for k in ("lr", "wd") if k in learn.opt.hypers[0]}
     return {"epochs": learn.n_epoch, "batches": len(learn.dls.train), "schedule": hypers | sampled}

@@ -24,7 +24,7 @@ OPTIMISERS = {"sgd": partial(SGD, mom=0.9), "adam": Adam, "nesterov": NESTEROV, 
 class Noise(Callback):
     "Augmentation from the generator of the process, as stock fastai does it"
     run_valid = False
-    def before_batch(self): self.learn.xb = (self.xb[0] + 0.1*torch.randn_like(self.xb[0]),)
+    def before_batch(self): self.learn.xb = (self.xb[0] + 0.1 * torch.randn_like(self.xb[0]),)
 
 
 def tiny(opt="nesterov", seed=0, cbs=(), **kwargs):

@@ -32,7 +32,7 @@ class Process:
 
     def end(self, seconds: float = 120) -> tuple[int, str]:
         "Exit status, negative for a signal, and all that was printed"
-        for _ in range(int(seconds*50)):
+        for _ in range(int(seconds * 50)):
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid: return os.waitstatus_to_exitcode(status), self.output.read_text()
             time.sleep(0.02)
@@ -96,7 +96,7 @@ def _warm() -> None:
 @cache
 def whole() -> Path:
     "The folder of a run that nobody disturbed; not to be written in"
-    folder = Path(_folder().name)/"whole"
+    folder = Path(_folder().name) / "whole"
     status, text = run("--out", folder)
     assert status == 0, text
     return folder
@@ -104,8 +104,8 @@ def whole() -> Path:
 
 def hashes(folder: Path, names=BYTES) -> dict:
     "sha256 of what a run must leave, byte for byte"
-    there = [n for n in names if (folder/n).exists()]
-    return {n: hashlib.sha256((folder/n).read_bytes()).hexdigest() for n in there}
+    there = [n for n in names if (folder / n).exists()]
+    return {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in there}
 
 
 def leftovers(folder: Path) -> list:

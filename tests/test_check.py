@@ -17,7 +17,7 @@ from cifar_fastai.errors import InputError
 @pytest.fixture
 def folder(tmp_path):
     "A copy of a whole run"
-    return shutil.copytree(whole(), tmp_path/"run")
+    return shutil.copytree(whole(), tmp_path / "run")
 
 
 def test_a_whole_run_is_whole(folder, capsys):
@@ -27,7 +27,7 @@ def test_a_whole_run_is_whole(folder, capsys):
 
 def flip(path):
     data = bytearray(path.read_bytes())
-    data[len(data)//2] ^= 1
+    data[len(data) // 2] ^= 1
     path.write_bytes(data)
 
 
@@ -42,7 +42,7 @@ def edit(path, **fields): path.write_text(json.dumps(json.loads(path.read_text()
 def other_weights(folder):
     from safetensors import safe_open
     from safetensors.torch import save_file
-    path = folder/"weights.safetensors"
+    path = folder / "weights.safetensors"
     with safe_open(path, "pt") as f:
         meta, tensors = f.metadata(), {k: f.get_tensor(k) for k in list(f.keys())}
     name = next(k for k, v in tensors.items() if v.is_floating_point())
@@ -53,7 +53,7 @@ def other_weights(folder):
 
 def other_predictions(folder):
     "All of them right"
-    path = folder/"predictions.csv"
+    path = folder / "predictions.csv"
     head, *rows = csv.reader(path.read_text().splitlines())
     true, said = head.index("true"), head.index("predicted")
     for row in rows: row[said] = row[true]
@@ -62,31 +62,31 @@ def other_predictions(folder):
 
 
 WRONG = {
-    "a bit": (lambda f: flip(f/"weights.safetensors"),
+    "a bit": (lambda f: flip(f / "weights.safetensors"),
               "weights.safetensors is not what was written (sha256)"),
-    "a byte more": (lambda f: (f/"history.csv").open("a").write(" "), "history.csv has"),
-    "a figure less": (lambda f: (f/"figures/gradcam.png").unlink(), "figures/gradcam.png is missing"),
-    "a figure never made": (lambda f: ((f/"figures/confusion.png").unlink(), unseal(f)),
+    "a byte more": (lambda f: (f / "history.csv").open("a").write(" "), "history.csv has"),
+    "a figure less": (lambda f: (f / "figures/gradcam.png").unlink(), "figures/gradcam.png is missing"),
+    "a figure never made": (lambda f: ((f / "figures/confusion.png").unlink(), unseal(f)),
                             "figures/confusion.png is not in manifest.json"),
-    "a stranger": (lambda f: (f/"notes.txt").write_text("x"), "notes.txt was put there after the run"),
-    "a leftover": (lambda f: (f/".a.csv.99999999-01234567.tmp").write_text("x"),
+    "a stranger": (lambda f: (f / "notes.txt").write_text("x"), "notes.txt was put there after the run"),
+    "a leftover": (lambda f: (f / ".a.csv.99999999-01234567.tmp").write_text("x"),
                    "was left by a save that was cut short"),
-    "a bad checkpoint": (lambda f: flip(f/"checkpoints/epoch-0003.pt"),
+    "a bad checkpoint": (lambda f: flip(f / "checkpoints/epoch-0003.pt"),
                          "checkpoints/epoch-0003.pt is not what was saved"),
     "no checkpoint": (lambda f: [p.unlink() for p in f.glob("checkpoints/epoch*")],
                       "there is no checkpoint"),
-    "a better accuracy": (lambda f: (edit(f/"results.json", accuracy=0.99), unseal(f)),
+    "a better accuracy": (lambda f: (edit(f / "results.json", accuracy=0.99), unseal(f)),
                           "results.json says accuracy 0.99, predictions.csv gives"),
-    "another seed": (lambda f: (edit(f/"results.json", seed=5), unseal(f)),
+    "another seed": (lambda f: (edit(f / "results.json", seed=5), unseal(f)),
                      "results.json says seed 5, recipe.json 0"),
     "other predictions": (other_predictions, "results.json says mistakes"),
     "other weights": (other_weights, "weights.safetensors has other weights than epoch-0003.pt"),
-    "an epoch less": (lambda f: ((f/"history.csv").write_text("epoch,loss\n1,2\n3,4\n"), unseal(f)),
+    "an epoch less": (lambda f: ((f / "history.csv").write_text("epoch,loss\n1,2\n3,4\n"), unseal(f)),
                       "history.csv has epochs 1, 3, not 1 to 3"),
-    "a manifest of elsewhere": (lambda f: edit(f/"manifest.json", files={"../../x": {"bytes": 1}}),
+    "a manifest of elsewhere": (lambda f: edit(f / "manifest.json", files={"../../x": {"bytes": 1}}),
                                 "which lies outside"),
-    "a torn manifest": (lambda f: (f/"manifest.json").write_text("{"), "manifest.json lists no files"),
-    "a recipe of another kind": (lambda f: (f/"recipe.json").write_text("[]"), "recipe.json holds a list"),
+    "a torn manifest": (lambda f: (f / "manifest.json").write_text("{"), "manifest.json lists no files"),
+    "a recipe of another kind": (lambda f: (f / "recipe.json").write_text("[]"), "recipe.json holds a list"),
 }
 
 
@@ -101,20 +101,20 @@ def test_what_is_wrong_is_named(folder, case, capsys):
 
 def test_a_run_that_was_killed_is_told_from_a_whole_one(tmp_path):
     kill = send(9)
-    run("--out", tmp_path/"run", prepare=lambda: at(runs, "_explain", kill))
-    wrong, _ = check(tmp_path/"run")
+    run("--out", tmp_path / "run", prepare=lambda: at(runs, "_explain", kill))
+    wrong, _ = check(tmp_path / "run")
     assert wrong[0].startswith("the run did not end: no manifest.json, nor results.json")
-    assert wrong[0].endswith(f"Go on with --resume {tmp_path/'run'}")
+    assert wrong[0].endswith(f"Go on with --resume {tmp_path / 'run'}")
 
 
 def test_other_versions_are_worth_a_note_and_no_fault(folder):
-    begun = folder/"checkpoints/begun.json"
+    begun = folder / "checkpoints/begun.json"
     edit(begun, versions={"torch": "1.0"})
     assert check(folder) == ([], [f"made with torch 1.0, here is {torch.__version__.split('+')[0]}"])
 
 
 def test_what_is_no_run_is_refused_with_2(tmp_path, capsys):
-    for path in (tmp_path/"none", tmp_path):
+    for path in (tmp_path / "none", tmp_path):
         with pytest.raises(InputError): check(path)
         with pytest.raises(SystemExit) as end: main([str(path)])
         assert end.value.code == 2 and str(path) in capsys.readouterr().err

@@ -25,7 +25,7 @@ def state_of(epoch):
 @pytest.fixture
 def store(tmp_path):
     "Epochs 1 to 3 saved, the last two of them kept"
-    store = CheckpointStore(tmp_path/"checkpoints")
+    store = CheckpointStore(tmp_path / "checkpoints")
     fingerprint = {"seed": 0, "classes": ["cat", "dog"]}
     for epoch in (1, 2, 3): store.save(state_of(epoch), epoch, fingerprint=fingerprint)
     return store
@@ -65,8 +65,8 @@ def test_the_last_two_are_kept_and_nothing_else_lies_about(store):
 
 
 def test_the_manifest_says_what_it_is(store):
-    manifest = json.loads((store.folder/"epoch-0003.json").read_text())
-    data = (store.folder/"epoch-0003.pt").read_bytes()
+    manifest = json.loads((store.folder / "epoch-0003.json").read_text())
+    data = (store.folder / "epoch-0003.pt").read_bytes()
     assert manifest["sha256"] == hashlib.sha256(data).hexdigest() and manifest["bytes"] == len(data)
     assert (manifest["epoch"], manifest["batch"]) == (3, 0)
     assert manifest["versions"]["torch"] == torch.__version__.split("+")[0]
@@ -74,7 +74,7 @@ def test_the_manifest_says_what_it_is(store):
 
 
 def test_an_empty_or_missing_folder_has_nothing_to_resume(tmp_path):
-    for folder in (tmp_path, tmp_path/"none"): assert CheckpointStore(folder).load_newest() is None
+    for folder in (tmp_path, tmp_path / "none"): assert CheckpointStore(folder).load_newest() is None
 
 
 class Hostile:
@@ -86,13 +86,13 @@ class Hostile:
 def truncate(path): path.write_bytes(path.read_bytes()[:-100])
 def empty(path): path.write_bytes(b"")
 def remove(path): path.unlink()
-def hostile(path): path.write_bytes(pickle.dumps(Hostile(path.parent/"marker")))
-def hostile_zip(path): torch.save({"model": Hostile(path.parent/"marker")}, path)
+def hostile(path): path.write_bytes(pickle.dumps(Hostile(path.parent / "marker")))
+def hostile_zip(path): torch.save({"model": Hostile(path.parent / "marker")}, path)
 
 
 def flip(path):
     data = bytearray(path.read_bytes())
-    data[len(data)//2] ^= 1
+    data[len(data) // 2] ^= 1
     path.write_bytes(data)
 
 
@@ -108,7 +108,7 @@ def list_instead(path): torch.save([1, 2], path), vouch(path)
 
 
 def manifest_cut(path): path.with_suffix(".json").write_text('{"sha256": "ab')
-def manifest_deep(path): path.with_suffix(".json").write_text("["*100_000)
+def manifest_deep(path): path.with_suffix(".json").write_text("[" * 100_000)
 def manifest_types(path): path.with_suffix(".json").write_text('{"sha256": 1, "bytes": "x"}')
 
 
@@ -118,21 +118,21 @@ DAMAGE = [truncate, empty, remove, flip, hostile, hostile_zip, forged, list_inst
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda f: f.__name__)
 def test_F4_a_bad_newest_checkpoint_falls_back_with_one_line(store, damage, caplog):
-    damage(store.folder/"epoch-0003.pt")
+    damage(store.folder / "epoch-0003.pt")
     assert store.load_newest(expect={"seed": 0})["done"] == 2
     line, = caplog.messages
     assert "epoch-0003.pt" in line and "going back to" in line and "\n" not in line
-    assert not (store.folder/"marker").exists()
+    assert not (store.folder / "marker").exists()
 
 
 def test_F4_control_the_hostile_file_would_run_if_it_were_unpickled(tmp_path):
-    hostile(tmp_path/"x.pt")
-    pickle.loads((tmp_path/"x.pt").read_bytes())
-    assert (tmp_path/"marker").exists()
+    hostile(tmp_path / "x.pt")
+    pickle.loads((tmp_path / "x.pt").read_bytes())
+    assert (tmp_path / "marker").exists()
 
 
 def test_F4_a_run_goes_on_over_a_bad_checkpoint_without_losing_the_good_one(store):
-    flip(store.folder/"epoch-0003.pt")
+    flip(store.folder / "epoch-0003.pt")
     assert store.load_newest()["done"] == 2
     store.save(state_of(2), 2, batch=5)
     assert [p.name for p in store.complete()] == ["epoch-0002.pt", "epoch-0002-batch-00005.pt"]
@@ -141,7 +141,7 @@ def test_F4_a_run_goes_on_over_a_bad_checkpoint_without_losing_the_good_one(stor
 
 @pytest.mark.parametrize("damage", [flip, forged, manifest_cut], ids=lambda f: f.__name__)
 def test_F5_where_all_are_bad_each_is_listed(store, damage):
-    for epoch in (2, 3): damage(store.folder/f"epoch-000{epoch}.pt")
+    for epoch in (2, 3): damage(store.folder / f"epoch-000{epoch}.pt")
     with pytest.raises(CheckpointError, match="epoch-0003.* epoch-0002.pt ") as error: store.load_newest()
     assert error.value.exit_status == 1 and "\n" not in str(error.value)
     assert len(names(store.folder)) >= 4, "the evidence stays"
@@ -157,9 +157,9 @@ def test_an_unfinished_save_is_swept_away_and_a_living_ones_file_is_not(store):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     temp = ".epoch-0004.pt.{}-0123abcd.tmp"
-    for pid in (dead.pid, os.getppid()): (store.folder/temp.format(pid)).write_bytes(b"part")
-    (store.folder/"epoch-0004.pt").write_bytes(b"without a manifest")
-    (store.folder/"notes.txt").write_text("mine")
+    for pid in (dead.pid, os.getppid()): (store.folder / temp.format(pid)).write_bytes(b"part")
+    (store.folder / "epoch-0004.pt").write_bytes(b"without a manifest")
+    (store.folder / "notes.txt").write_text("mine")
     assert store.load_newest()["done"] == 3
     store.save(state_of(5), 5)
     assert names(store.folder) == [temp.format(os.getppid()), "epoch-0003.json", "epoch-0003.pt",
@@ -209,7 +209,7 @@ KILL_AT_EACH_LINE = textwrap.dedent("""
 
 
 def test_F1_killed_at_each_line_of_the_save_routine_one_complete_checkpoint_is_the_newest(tmp_path):
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", KILL_AT_EACH_LINE, tmp_path/"c"],
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", KILL_AT_EACH_LINE, tmp_path / "c"],
                           capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     lines, old, new = map(int, done.stdout.split())

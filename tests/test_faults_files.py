@@ -22,7 +22,7 @@ from cifar_fastai.run_folder import begun, load_recipe, read_json
 from cifar_fastai.weights import load_weights, read_tensors
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = sorted((ROOT/"cifar_fastai").glob("*.py"))
+PACKAGE = sorted((ROOT / "cifar_fastai").glob("*.py"))
 
 
 # ---------------------------------------------------------------- every fault has its test
@@ -41,7 +41,7 @@ def faults_tested() -> dict[int, list[str]]:
 @pytest.mark.parametrize("number", range(1, 31))
 def test_every_fault_has_a_test_under_its_number_and_a_row_in_the_page(number):
     assert faults_tested()[number]
-    rows = re.findall(rf"^\| F{number} \|.*", (ROOT/"docs/reliability.md").read_text(), re.M)
+    rows = re.findall(rf"^\| F{number} \|.*", (ROOT / "docs/reliability.md").read_text(), re.M)
     assert len(rows) == 1
     for name in re.findall(r"`(test_\w+\.py)", rows[0]):
         assert any(t.startswith(name) for t in faults_tested()[number]), name
@@ -68,7 +68,7 @@ def test_no_module_calls_eval_exec_or_an_unchecked_load():
 
 
 def test_torch_is_a_version_without_the_known_holes():
-    needs = (ROOT/"pyproject.toml").read_text()
+    needs = (ROOT / "pyproject.toml").read_text()
     least = re.search(r'"torch>=(\d+)\.(\d+)', needs)
     assert tuple(map(int, least.groups())) >= (2, 10), "CVE-2025-32434 and CVE-2026-24747"
 
@@ -91,22 +91,22 @@ def weights_file(path, about=ABOUT, tensors=None):
 
 
 @pytest.mark.parametrize("about", [
-    {}, [], 3, None, "not json", "["*50_000, ABOUT, {**ABOUT, "model": "../../etc/passwd"},
+    {}, [], 3, None, "not json", "[" * 50_000, ABOUT, {**ABOUT, "model": "../../etc/passwd"},
     {**ABOUT, "model": ["x"]}, {**ABOUT, "classes": 5}, {**ABOUT, "classes": None}, {**ABOUT, "norm": "evil"},
     {**ABOUT, "more": 1}], ids=lambda a: str(a)[:30])
 def test_F30_weights_with_other_metadata_are_refused_in_one_line(tmp_path, about):
-    with pytest.raises(InputError) as error: load_weights(weights_file(tmp_path/"w.safetensors", about))
+    with pytest.raises(InputError) as error: load_weights(weights_file(tmp_path / "w.safetensors", about))
     assert "\n" not in str(error.value) and "w.safetensors" in str(error.value)
 
 
 def test_F11_a_pickle_in_place_of_weights_is_refused_not_run(tmp_path):
-    for write in (lambda p: p.write_bytes(pickle.dumps(Calls(tmp_path/"ran"))),
-                  lambda p: torch.save({"x": Calls(tmp_path/"ran")}, p)):
-        write(tmp_path/"w.safetensors")
-        with pytest.raises(InputError, match="holds no weights"): load_weights(tmp_path/"w.safetensors")
-    assert not (tmp_path/"ran").exists()
-    pickle.loads(pickle.dumps(Calls(tmp_path/"ran")))
-    assert (tmp_path/"ran").exists(), "the control: it would have run"
+    for write in (lambda p: p.write_bytes(pickle.dumps(Calls(tmp_path / "ran"))),
+                  lambda p: torch.save({"x": Calls(tmp_path / "ran")}, p)):
+        write(tmp_path / "w.safetensors")
+        with pytest.raises(InputError, match="holds no weights"): load_weights(tmp_path / "w.safetensors")
+    assert not (tmp_path / "ran").exists()
+    pickle.loads(pickle.dumps(Calls(tmp_path / "ran")))
+    assert (tmp_path / "ran").exists(), "the control: it would have run"
 
 
 def test_F4_a_checkpoint_that_unpacks_to_much_is_left_by_its_size(tmp_path):
@@ -120,8 +120,8 @@ def test_F4_a_checkpoint_that_unpacks_to_much_is_left_by_its_size(tmp_path):
 def test_a_recipe_comes_back_from_its_file(tmp_path):
     for recipe in (Recipe(name="a"), Recipe(name="b", aug=policy.pad_crop_flip(rotate=5), lr=0.1, limit=10),
                    Recipe(name="c", aug=None, moms=(.95, .85, .95)), Recipe(name="d", aug="pad_crop")):
-        (tmp_path/"recipe.json").write_text(json.dumps(recipe.as_dict()))
-        found = load_recipe(tmp_path/"recipe.json")
+        (tmp_path / "recipe.json").write_text(json.dumps(recipe.as_dict()))
+        found = load_recipe(tmp_path / "recipe.json")
         assert found == recipe and found.fingerprint() == recipe.fingerprint()
 
 
@@ -131,8 +131,8 @@ def test_a_recipe_comes_back_from_its_file(tmp_path):
     {"name": "x", "aug": {"transform": {"__class_fullname__": "os.system"}}},
     {"name": "x", "moms": ["a", "b", "c"]}, {"name": "x", "aug": {"flip": []}}], ids=lambda f: str(f)[:40])
 def test_F17_a_recipe_file_with_wrong_fields_is_refused_in_one_line(tmp_path, fields):
-    (tmp_path/"recipe.json").write_text(json.dumps(fields))
-    with pytest.raises(InputError) as error: load_recipe(tmp_path/"recipe.json")
+    (tmp_path / "recipe.json").write_text(json.dumps(fields))
+    with pytest.raises(InputError) as error: load_recipe(tmp_path / "recipe.json")
     assert "\n" not in str(error.value) and len(str(error.value)) < 1000
 
 
@@ -150,7 +150,7 @@ def damaged(base: bytes, how) -> bytes:
     cut, bytes_at = how
     raw = bytearray(base)
     for at, value in bytes_at: raw[at % len(raw)] = value
-    return bytes(raw[:cut % (2*len(raw))])
+    return bytes(raw[:cut % (2 * len(raw))])
 
 
 def reads_or_refuses(read, valid):
@@ -165,22 +165,22 @@ def folder(tmp_path_factory):
     "A checkpoint, a recipe and weights, each whole"
     folder = tmp_path_factory.mktemp("fuzz")
     state = {"model": {"w": torch.arange(4.)}, "epoch": 1}
-    CheckpointStore(folder/"c").save(state, 1, fingerprint={"seed": 0})
-    (folder/"recipe.json").write_text(json.dumps(Recipe(name="x").as_dict()))
-    weights_file(folder/"w.safetensors")
+    CheckpointStore(folder / "c").save(state, 1, fingerprint={"seed": 0})
+    (folder / "recipe.json").write_text(json.dumps(Recipe(name="x").as_dict()))
+    weights_file(folder / "w.safetensors")
     return folder
 
 
 def checkpoint_case(folder, raw, how, value):
-    whole = {p: p.read_bytes() for p in (folder/"c/epoch-0001.pt", folder/"c/epoch-0001.json")}
+    whole = {p: p.read_bytes() for p in (folder / "c/epoch-0001.pt", folder / "c/epoch-0001.json")}
     sound = lambda state: state is None or isinstance(state, dict)
     try:
         for path, was in whole.items():
             for new in (raw, damaged(was, how), json.dumps(value).encode()):
                 path.write_bytes(new)
-                reads_or_refuses(lambda: CheckpointStore(folder/"c").load_newest({"seed": 0}), sound)
-                vouch(folder/"c")
-                reads_or_refuses(lambda: CheckpointStore(folder/"c").load_newest({"seed": 0}), sound)
+                reads_or_refuses(lambda: CheckpointStore(folder / "c").load_newest({"seed": 0}), sound)
+                vouch(folder / "c")
+                reads_or_refuses(lambda: CheckpointStore(folder / "c").load_newest({"seed": 0}), sound)
                 for p, b in whole.items(): p.write_bytes(b)
     finally:
         for p, b in whole.items(): p.write_bytes(b)
@@ -189,30 +189,30 @@ def checkpoint_case(folder, raw, how, value):
 def vouch(folder):
     "A manifest that agrees with whatever is in the file now"
     import hashlib
-    data = (folder/"epoch-0001.pt").read_bytes()
-    (folder/"epoch-0001.json").write_text(json.dumps({
+    data = (folder / "epoch-0001.pt").read_bytes()
+    (folder / "epoch-0001.json").write_text(json.dumps({
         "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "fingerprint": {"seed": 0}}))
 
 
 def recipe_case(folder, raw, how, value):
-    whole = (folder/"recipe.json").read_bytes()
+    whole = (folder / "recipe.json").read_bytes()
     fields = json.loads(whole)
     some = value if isinstance(value, dict) else {"aug": value, list(fields)[how[0] % len(fields)]: value}
-    (folder/"checkpoints").mkdir(exist_ok=True)
+    (folder / "checkpoints").mkdir(exist_ok=True)
     for new in (raw, damaged(whole, how), json.dumps(value).encode(), json.dumps(fields | some).encode()):
-        for name in ("try.json", "checkpoints/begun.json"): (folder/name).write_bytes(new)
-        reads_or_refuses(lambda: load_recipe(folder/"try.json"), lambda got: isinstance(got, Recipe))
-        reads_or_refuses(lambda: read_json(folder/"try.json"), lambda got: isinstance(got, dict))
+        for name in ("try.json", "checkpoints/begun.json"): (folder / name).write_bytes(new)
+        reads_or_refuses(lambda: load_recipe(folder / "try.json"), lambda got: isinstance(got, Recipe))
+        reads_or_refuses(lambda: read_json(folder / "try.json"), lambda got: isinstance(got, dict))
         reads_or_refuses(lambda: begun(folder), lambda got: isinstance(got, dict))
 
 
 def weights_case(folder, raw, how, value):
-    whole = (folder/"w.safetensors").read_bytes()
-    weights_file(folder/"t.safetensors", {**ABOUT, "classes": value})
+    whole = (folder / "w.safetensors").read_bytes()
+    weights_file(folder / "t.safetensors", {**ABOUT, "classes": value})
     for new in (raw, damaged(whole, how), len(raw).to_bytes(8, "little") + raw, None):
-        if new is not None: (folder/"t.safetensors").write_bytes(new)
-        reads_or_refuses(lambda: read_tensors(folder/"t.safetensors"), lambda got: isinstance(got[0], dict))
-        reads_or_refuses(lambda: load_weights(folder/"t.safetensors"), lambda got: got[0] is not None)
+        if new is not None: (folder / "t.safetensors").write_bytes(new)
+        reads_or_refuses(lambda: read_tensors(folder / "t.safetensors"), lambda got: isinstance(got[0], dict))
+        reads_or_refuses(lambda: load_weights(folder / "t.safetensors"), lambda got: got[0] is not None)
 
 
 CASES = {"checkpoint": checkpoint_case, "recipe": recipe_case, "weights": weights_case}

@@ -92,13 +92,13 @@ def bus_error(): os.kill(os.getpid(), signal.SIGBUS)
                          ids=["killed", "hanging", "bus error", "no shared memory"])
 def test_F14_a_lost_worker_ends_the_run_in_one_line_and_leaves_no_process(tmp_path, act, says):
     def prepare():
-        in_a_worker(act, tmp_path/"pids")()
+        in_a_worker(act, tmp_path / "pids")()
         real = workers.Workers.__init__
         workers.Workers.__init__ = lambda self, *args: real(self, *args[:3], 2.)
-    status, text = run("--out", tmp_path/"run", "--workers", 2, prepare=prepare)
+    status, text = run("--out", tmp_path / "run", "--workers", 2, prepare=prepare)
     assert status == 1 and says in text and "Traceback" not in text, text
     assert "a worker process failed at batch" in text.splitlines()[-1] and "training picture" in text
-    pids = [int(pid) for pid in (tmp_path/"pids").read_text().split()]
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     until = time.monotonic() + 15
     while any(map(alive, pids)) and time.monotonic() < until: time.sleep(0.1)
     assert len(pids) >= 2 and not any(map(alive, pids))
@@ -120,9 +120,9 @@ class Fails(A.ImageOnlyTransform):
 @pytest.mark.parametrize("n", [0, 2])
 def test_F14_a_picture_that_cannot_be_augmented_is_named(tmp_path, n):
     from PIL import Image
-    picture_folder(tmp_path/"d", n=40)
-    Image.new("RGB", (32, 32)).save(tmp_path/"d/train/dog/7.png")
-    status, text = run("--out", tmp_path/"run", "--workers", n, data=str(tmp_path/"d"),
+    picture_folder(tmp_path / "d", n=40)
+    Image.new("RGB", (32, 32)).save(tmp_path / "d/train/dog/7.png")
+    status, text = run("--out", tmp_path / "run", "--workers", n, data=str(tmp_path / "d"),
                        recipe=recipe.but(aug=[Fails(p=1)], limit=None))
     assert status == 1 and "dog/7.png" in text.splitlines()[-1] and "too dark" in text, text
 
@@ -131,20 +131,20 @@ def test_F14_a_picture_that_cannot_be_augmented_is_named(tmp_path, n):
 
 @pytest.mark.parametrize("n", [0, 2])
 def test_F18_the_same_seed_gives_the_same_weights_history_and_maps(tmp_path, n):
-    status, text = run("--out", tmp_path/"run", "--workers", n)
-    assert status == 0 and hashes(tmp_path/"run") == hashes(whole()), text
+    status, text = run("--out", tmp_path / "run", "--workers", n)
+    assert status == 0 and hashes(tmp_path / "run") == hashes(whole()), text
 
 
 def test_F19_four_workers_give_what_none_give(tmp_path):
-    status, text = run("--out", tmp_path/"run", "--workers", 4)
-    assert status == 0 and hashes(tmp_path/"run") == hashes(whole()) and "4 loader workers" in text, text
+    status, text = run("--out", tmp_path / "run", "--workers", 4)
+    assert status == 0 and hashes(tmp_path / "run") == hashes(whole()) and "4 loader workers" in text, text
 
 
 @pytest.mark.parametrize("epoch", range(recipe.epochs))
 def test_F20_interrupted_at_any_epoch_a_run_ends_like_an_undisturbed_one(tmp_path, epoch):
-    folder = tmp_path/"run"
+    folder = tmp_path / "run"
     assert run("--out", folder, prepare=lambda: at(Checkpoint, "after_epoch", kill, epoch))[0] == -9
-    assert run("--resume", folder, "--workers", 2*(epoch == 1))[0] == 0
+    assert run("--resume", folder, "--workers", 2 * (epoch == 1))[0] == 0
     assert hashes(folder) == hashes(whole())
 
 
@@ -169,8 +169,8 @@ def test_F20_in_a_notebook_a_fit_goes_on_where_it_was_interrupted(learner, tmp_p
 
 
 def test_F21_another_seed_gives_other_bytes_in_every_file(tmp_path):
-    assert run("--out", tmp_path/"run", "--seed", 1)[0] == 0
-    found, same = hashes(tmp_path/"run"), hashes(whole())
+    assert run("--out", tmp_path / "run", "--seed", 1)[0] == 0
+    found, same = hashes(tmp_path / "run"), hashes(whole())
     assert found.keys() == same.keys() and all(found[n] != same[n] for n in same)
 
 
@@ -194,7 +194,7 @@ def test_F24_no_draw_repeats_across_workers_and_epochs_and_the_test_set_has_none
         tests = [torch.cat([b[0] for b in dls.valid]).numpy() for _ in range(2)]
     finally: dls.train.close(), dls.valid.close()
     assert len(batches) == 48 == len(set(batches))
-    plain = (one.x_test/255 - one.mean)/one.std
+    plain = (one.x_test / 255 - one.mean) / one.std
     assert np.array_equal(tests[0], tests[1])
     np.testing.assert_allclose(tests[0].transpose(0, 2, 3, 1), plain, atol=1e-5)
 
@@ -207,7 +207,7 @@ def test_F24_two_flips_at_one_half_are_independent():
             key(k)
             out = aug(image=picture)["image"]
             seen.append((out[0, 0] // 3).max())           # which corner came to the upper left
-        return np.bincount(seen, minlength=4)/400
+        return np.bincount(seen, minlength=4) / 400
     flips = [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
     ours = build_augmentation(flips, size=2, mean=(0, 0, 0))
     assert abs(joint(ours, lambda k: draw_from(ours, 0, 0, k)) - 0.25).max() < 0.08
@@ -218,10 +218,10 @@ def test_F24_two_flips_at_one_half_are_independent():
 # ---------------------------------------------------------------- F26: paths and processes
 
 def test_F26_paths_with_spaces_and_other_letters(tmp_path):
-    data, out = tmp_path/"meine Bilder ü 猫", tmp_path/"läufe #1 %s {x}"
+    data, out = tmp_path / "meine Bilder ü 猫", tmp_path / "läufe #1 %s {x}"
     picture_folder(data, classes=("<script>x<", "größe 猫"), n=40)
     status, text = run("--out", out, data=str(data))
-    assert status == 0 and "größe 猫" in (out/"predictions.csv").read_text(), text
+    assert status == 0 and "größe 猫" in (out / "predictions.csv").read_text(), text
     for page in out.rglob("*.html"): assert "<script>x<" not in page.read_text()
     from cifar_fastai.check import check
     assert check(out) == ([], [])
@@ -230,8 +230,8 @@ def test_F26_paths_with_spaces_and_other_letters(tmp_path):
 @pytest.mark.slow
 def test_F26_spawned_workers_give_the_same_bytes(tmp_path):
     def spawn(): torch.multiprocessing.set_start_method("spawn", force=True)
-    status, text = run("--out", tmp_path/"a run", "--workers", 1, prepare=spawn)
-    assert status == 0 and hashes(tmp_path/"a run") == hashes(whole()), text
+    status, text = run("--out", tmp_path / "a run", "--workers", 1, prepare=spawn)
+    assert status == 0 and hashes(tmp_path / "a run") == hashes(whole()), text
 
 
 # ---------------------------------------------------------------- F29: the range test

@@ -34,14 +34,14 @@ def test_F22_a_second_process_is_refused_at_once_and_the_first_is_unhurt(tmp_pat
     with pytest.raises(InputError, match=f"in use by process {first.pid}"), RunLock(tmp_path): pass
     first.communicate("")
     assert first.returncode == 0 and names(tmp_path) == []
-    with RunLock(tmp_path): assert (tmp_path/".lock").read_text() == str(os.getpid())
+    with RunLock(tmp_path): assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
 
 def test_F22_the_lock_of_a_killed_process_is_free(tmp_path):
     first = holder_of(tmp_path)
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    with RunLock(tmp_path): assert (tmp_path/".lock").read_text() == str(os.getpid())
+    with RunLock(tmp_path): assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -52,5 +52,5 @@ def test_F22_a_worker_that_outlives_its_parent_does_not_keep_the_lock(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_in_is_named(tmp_path):
-    (tmp_path/"file").write_text("")
-    with pytest.raises(InputError, match=f"cannot write in {tmp_path}/file"), RunLock(tmp_path/"file"): pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=f"cannot write in {tmp_path}/file"), RunLock(tmp_path / "file"): pass

@@ -51,7 +51,7 @@ def test_F20_short_epochs_share_a_checkpoint_if_saving_shall_cost_little(tmp_pat
     with pytest.raises(Killed): fit(tiny(), tmp_path, [KillAt("after_epoch", 4)], share=1e-6)
     assert [p.name for p in tmp_path.glob("*.pt")] == ["epoch-0001.pt"]
     assert fit(tiny(), tmp_path, resume=True, share=1e-6) == undisturbed["nesterov"]
-    assert (tmp_path/"epoch-0006.pt").exists(), "the last is always saved"
+    assert (tmp_path / "epoch-0006.pt").exists(), "the last is always saved"
 
 
 def test_F20_a_finished_run_is_resumed_to_its_end(tmp_path, undisturbed):
@@ -60,7 +60,7 @@ def test_F20_a_finished_run_is_resumed_to_its_end(tmp_path, undisturbed):
 
 
 def test_F20_without_a_checkpoint_resuming_starts_at_the_beginning(tmp_path, undisturbed):
-    assert fit(tiny(), tmp_path/"none yet", resume=True) == undisturbed["nesterov"]
+    assert fit(tiny(), tmp_path / "none yet", resume=True) == undisturbed["nesterov"]
 
 
 def test_F21_control_other_seeds_epochs_and_unresumed_runs_end_elsewhere(tmp_path, undisturbed):
@@ -98,7 +98,7 @@ def test_a_callbacks_own_state_is_resumed(tmp_path):
     class Mean(Callback):
         "An average of the weights, as `state_dict` gives it"
         def __init__(self): self.average = torch.zeros(4)
-        def after_step(self): self.average = 0.9*self.average + self.learn.model[-1].bias.detach()
+        def after_step(self): self.average = 0.9 * self.average + self.learn.model[-1].bias.detach()
         def state_dict(self): return {"average": self.average}
         def load_state_dict(self, state): self.average = state["average"]
     whole, half, resumed = Mean(), Mean(), Mean()
@@ -116,28 +116,28 @@ def test_fine_tuning_of_two_fits_is_resumed_in_either(tmp_path, batches):
             learn.fit_one_cycle(1, 0.1)
             learn.fit_one_cycle(3, 0.05)
         return end_of(learn)
-    whole = run(tiny(), tmp_path/"a")
-    with pytest.raises(Killed): run(tiny(), tmp_path/"b", [KillAt("after_step", batches)])
+    whole = run(tiny(), tmp_path / "a")
+    with pytest.raises(Killed): run(tiny(), tmp_path / "b", [KillAt("after_step", batches)])
     learn = tiny()
     scramble()
-    assert run(learn, tmp_path/"b", resume=True) == whole
+    assert run(learn, tmp_path / "b", resume=True) == whole
 
 
 def test_stock_loggers_see_only_the_epochs_that_are_trained(tmp_path):
-    log = lambda name: CSVLogger(tmp_path/name)
-    with pytest.raises(Killed): fit(tiny(), tmp_path/"c", [log("first.csv"), KillAt("after_epoch", 3)])
-    fit(tiny(), tmp_path/"c", [log("second.csv")], resume=True)
-    rows = [line.split(",") for line in (tmp_path/"second.csv").read_text().splitlines()]
+    log = lambda name: CSVLogger(tmp_path / name)
+    with pytest.raises(Killed): fit(tiny(), tmp_path / "c", [log("first.csv"), KillAt("after_epoch", 3)])
+    fit(tiny(), tmp_path / "c", [log("second.csv")], resume=True)
+    rows = [line.split(",") for line in (tmp_path / "second.csv").read_text().splitlines()]
     assert [row[0] for row in rows] == ["epoch", "4", "5"] and {len(row) for row in rows} == {5}
 
 
 def test_validation_and_lr_find_touch_no_checkpoint(tmp_path):
-    learn = tiny(cbs=[Checkpoint(tmp_path/"c")], path=tmp_path)
+    learn = tiny(cbs=[Checkpoint(tmp_path / "c")], path=tmp_path)
     with learn.no_logging():
         learn.validate(), learn.get_preds(), learn.lr_find(num_it=20, show_plot=False)
-        assert not (tmp_path/"c").exists()
+        assert not (tmp_path / "c").exists()
         learn.fit_one_cycle(1, 0.1)
-    assert (tmp_path/"c"/"epoch-0001.pt").exists()
+    assert (tmp_path / "c" / "epoch-0001.pt").exists()
 
 
 # refusing
@@ -178,7 +178,7 @@ def fit_with_seed(folder, seed):
 
 def test_F4_a_bad_newest_checkpoint_costs_an_epoch_and_nothing_else(tmp_path, undisturbed, caplog):
     with pytest.raises(Killed): fit(tiny(), tmp_path, [KillAt("after_epoch", 3)])
-    (tmp_path/"epoch-0004.pt").write_bytes(b"x")
+    (tmp_path / "epoch-0004.pt").write_bytes(b"x")
     assert fit(tiny(), tmp_path, resume=True) == undisturbed["nesterov"]
     line, = caplog.messages
     assert re.search("epoch-0004.pt has 1 bytes.*: going back to .*epoch-0003.pt", line)

@@ -27,7 +27,8 @@ class SpoilLoss(SpoilBatch):
     def before_batch(self): pass
     def after_loss(self):
         if self.learn.train_iter != self.n: return
-        self.learn.loss, self.learn.loss_grad = self.learn.loss*self.value, self.learn.loss_grad*self.value
+        self.learn.loss = self.learn.loss * self.value
+        self.learn.loss_grad = self.learn.loss_grad * self.value
 
 
 class SpoilGradient(SpoilBatch):
@@ -98,7 +99,7 @@ def test_F13_lr_find_ends_where_the_loss_does(tmp_path):
 
 def test_a_good_run_is_not_changed_by_being_watched(tmp_path, undisturbed):
     for late in (False, True):
-        with StopOnSignal() as stop: end = fit(tiny(), tmp_path/str(late), [StopOnNonFinite(late), stop])
+        with StopOnSignal() as stop: end = fit(tiny(), tmp_path / str(late), [StopOnNonFinite(late), stop])
         assert end == undisturbed["nesterov"]
 
 

@@ -14,7 +14,7 @@ def names(folder): return sorted(p.name for p in folder.iterdir())
 
 
 def test_a_file_is_replaced_and_its_sha256_returned(tmp_path):
-    path = tmp_path/"new folder"/"a ü.bin"
+    path = tmp_path / "new folder" / "a ü.bin"
     assert save_atomically(path, b"old") == hashlib.sha256(b"old").hexdigest()
     assert save_atomically(path, b"new") == hashlib.sha256(b"new").hexdigest()
     assert path.read_bytes() == b"new" and names(path.parent) == ["a ü.bin"]
@@ -23,7 +23,7 @@ def test_a_file_is_replaced_and_its_sha256_returned(tmp_path):
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_failing_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, call, code):
-    path = tmp_path/"a.bin"
+    path = tmp_path / "a.bin"
     save_atomically(path, b"old")
     def fail(*_): raise OSError(code, os.strerror(code))
     monkeypatch.setattr(saving.os, call, fail)
@@ -36,7 +36,7 @@ def test_a_failing_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, 
 def test_an_interrupted_save_leaves_no_temporary_file(tmp_path, monkeypatch):
     def interrupt(*_): raise KeyboardInterrupt
     monkeypatch.setattr(saving.os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt): save_atomically(tmp_path/"a.bin", b"new")
+    with pytest.raises(KeyboardInterrupt): save_atomically(tmp_path / "a.bin", b"new")
     assert names(tmp_path) == []
 
 
@@ -46,19 +46,19 @@ def test_a_disk_that_is_really_full_is_reported(tmp_path, monkeypatch):
     def full(path, flags, *mode):
         return real("/dev/full", os.O_WRONLY) if str(path).endswith(".tmp") else real(path, flags, *mode)
     monkeypatch.setattr(saving.os, "open", full)
-    with pytest.raises(SaveError, match="No space left on device"): save_atomically(tmp_path/"a.bin", b"a")
+    with pytest.raises(SaveError, match="No space left on device"): save_atomically(tmp_path / "a.bin", b"a")
 
 
 def test_the_rights_of_a_file_follow_the_umask(tmp_path):
     for umask, mode in ((0o022, 0o644), (0o077, 0o600)):
         before = os.umask(umask)
-        try: save_atomically(tmp_path/f"{umask}.bin", b"x")
+        try: save_atomically(tmp_path / f"{umask}.bin", b"x")
         finally: os.umask(before)
-        assert (tmp_path/f"{umask}.bin").stat().st_mode & 0o777 == mode
+        assert (tmp_path / f"{umask}.bin").stat().st_mode & 0o777 == mode
 
 
 def test_json_is_written_for_people_and_refuses_nan(tmp_path):
-    write_json(tmp_path/"a.json", {"name": "Müsli", "n": 1})
-    assert (tmp_path/"a.json").read_text() == '{\n  "name": "Müsli",\n  "n": 1\n}\n'
-    with pytest.raises(ValueError, match="Out of range float"): write_json(tmp_path/"a.json", float("nan"))
-    assert json.loads((tmp_path/"a.json").read_text())["n"] == 1
+    write_json(tmp_path / "a.json", {"name": "Müsli", "n": 1})
+    assert (tmp_path / "a.json").read_text() == '{\n  "name": "Müsli",\n  "n": 1\n}\n'
+    with pytest.raises(ValueError, match="Out of range float"): write_json(tmp_path / "a.json", float("nan"))
+    assert json.loads((tmp_path / "a.json").read_text())["n"] == 1

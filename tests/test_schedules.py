@@ -50,7 +50,7 @@ def test_linear_one_cycle_is_torchs_with_its_last_rate_named_by_the_peak(learner
     ours = rates(learn, one_cycle(0.1, 40, peak_epoch=10, div=10, div_final=10, anneal="linear",
                                   moms=(.95, .85, .95)), 40)
     lrs, moms = torch_rates(lambda o: lr_scheduler.OneCycleLR(
-        o, 0.1, total_steps=201, pct_start=51/201, anneal_strategy="linear", div_factor=10,
+        o, 0.1, total_steps=201, pct_start=51 / 201, anneal_strategy="linear", div_factor=10,
         final_div_factor=1), 200)
     assert ours == pytest.approx(lrs, rel=1e-5)
     assert learn.recorder.hps["mom"] == pytest.approx(moms, rel=1e-5)
