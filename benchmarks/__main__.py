@@ -1,7 +1,8 @@
 """python -m benchmarks [name ...] [--json FILE] [--rounds N]: P1–P11 side by side, as one table.
 
 Names: loader, step, interpretation, start, scale, gradcam, gpu; none means all. FILE keeps the suites that
-are not measured this time. Apart from these: `chart FILE PICTURE`, `document FILE PAGE` and `faults`.
+are not measured this time. Apart from these: `chart FILE PICTURE`, `document FILE PAGE`, `faults` and
+`predecessors DATA`.
 """
 import argparse
 import os
@@ -17,7 +18,9 @@ BY_CPU = ("loader", "step", "interpretation", "gradcam")   # each in one process
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["faults"]: return import_module("benchmarks.faults").main(argv[1:])
+    warnings.filterwarnings("ignore")     # of the competitors, as they are imported
+    if argv[:1] in (["faults"], ["predecessors"]):
+        return import_module(f"benchmarks.{argv[0]}").main(argv[1:]) or 0
     if argv[:1] == ["chart"] or argv[:1] == ["document"]:
         return getattr(import_module("benchmarks.summary"), argv[0])(argv[1:])
     from cifar_fastai.cli import report_errors
@@ -39,7 +42,6 @@ def _run(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     for name in args.names:
         if name not in SUITES: raise unknown("benchmark", name, SUITES)
-    warnings.filterwarnings("ignore")
     results = Results(machine())
     for name in args.names or SUITES:
         print(f"{name} …", file=sys.stderr, flush=True)

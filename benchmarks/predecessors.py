@@ -1,6 +1,6 @@
 """Each recipe beside its predecessor's own settings, mistakes included: the same pictures, the same seeds.
 
-    python -m benchmarks.predecessors DATA [--only RECIPE ...] [--seeds 0 1 2] [--limit N] [--json FILE]
+    python -m benchmarks predecessors DATA [--only RECIPE ...] [--seeds 0 1 2] [--limit N] [--json FILE]
 
 Net, loader and steps are ours on both sides, momentum is Nesterov's: what is compared are the settings, as
 docs/predecessors.md and the recipes' docstrings tell them. Two cannot be repeated here: C let the *test* loss
@@ -97,7 +97,8 @@ def _spread(values: list[float], sign: str = "") -> str:
 
 def main(argv: list[str] | None = None) -> None:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks predecessors", description=__doc__,
+                                     formatter_class=raw)
     parser.add_argument("data", help="see --data of a recipe")
     parser.add_argument("--only", nargs="+", default=list(SETTINGS), metavar="RECIPE")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -115,5 +116,3 @@ def main(argv: list[str] | None = None) -> None:
                  **given, "rows": rows}
         if args.json: args.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
-
-if __name__ == "__main__": main()
