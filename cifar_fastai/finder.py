@@ -174,8 +174,10 @@ def settled_rate(
 
 def explain_rate(
     rates,                 # the namedtuple of `find_rate`
-    chosen: str,           # the field that was chosen
+    rule: str,             # the field that was asked for
+    taken: float,          # what `settled_rate` made of it
 ) -> str:
     "One line for the log: every suggestion, and which one is taken"
     others = ", ".join(f"{n} {getattr(rates, n):.2g}" for n in rates._fields)
-    return f"{getattr(rates, chosen):.3g} ({chosen}) of {others}"
+    name = rule if taken == getattr(rates, rule) else f"median, not {rule}"
+    return f"{taken:.3g} ({name}) of {others}"

@@ -164,10 +164,12 @@ def _rate(recipe: Recipe, learn: ImageLearner, folder: Path, resume: bool) -> Fo
     with learn.added_cbs(regularisers_of(recipe)):
         rates = learn.lr_find(*recipe.lr_range, its, suggest_funcs=SUGGESTIONS, show_plot=False,
                               mode=recipe.lr_mode, on=recipe.lr_on)
-    chosen = settled_rate(rates, recipe.lr_rule, recipe.lr_range[0]) / recipe.lr_divide
+    taken = settled_rate(rates, recipe.lr_rule, recipe.lr_range[0])
+    chosen = taken / recipe.lr_divide
     whose, part = {"train": "training", "holdout": "holdout"}[recipe.lr_on], ""
     if recipe.lr_divide != 1: part = f"; divided by {recipe.lr_divide:g}: {chosen:.3g}"
-    log.info("rate        %s, from the %s loss alone%s", explain_rate(rates, recipe.lr_rule), whose, part)
+    log.info("rate        %s, from the %s loss alone%s", explain_rate(rates, recipe.lr_rule, taken),
+             whose, part)
     found = FoundRate(learn.recorder.lrs, [float(v) for v in learn.recorder.losses], rates._asdict(), chosen,
                       recipe.lr_mode, recipe.lr_on)
     write_json(kept, found._asdict())

@@ -187,7 +187,7 @@ def test_a_holdout_judges_by_its_own_loss_and_leaves_no_trace(learner, tmp_path)
 
 def test_the_choice_is_told_with_the_others(learner, caplog):
     found = learner().lr_find(num_it=60, suggest_funcs=FOUR, show_plot=False)
-    with caplog.at_level(logging.INFO): line = explain_rate(found, "slide")
+    with caplog.at_level(logging.INFO): line = explain_rate(found, "slide", found.slide)
     assert line.startswith(f"{found.slide:.3g} (slide) of valley ") and "\n" not in line
     assert all(name in line for name in ("minimum", "steep"))
 
@@ -211,5 +211,7 @@ def test_a_rate_among_the_first_ones_tried_gives_way_to_the_median(caplog):
     assert settled_rate(noisy, "minimum", 1e-5) == pytest.approx(0.04) and "hardly moved" in caplog.text
     none_moved = Rates(2e-5, 4e-5, 3e-5, 5e-5)
     assert settled_rate(none_moved, "slide", 1e-5) == pytest.approx(3.5e-5)
+    said = explain_rate(noisy, "minimum", 0.04)
+    assert said.startswith("0.04 (median, not minimum) of valley 0.02") and "minimum 4e-06" in said
     caplog.clear()
     assert settled_rate(clear, "minimum", 1e-5) == 0.01 and not caplog.text
