@@ -33,9 +33,8 @@ def run(rounds: int = 5, data=None, minutes: float = 8) -> list[Row] | str:
     from . import gradcam, step
     end = time.monotonic() + 60 * minutes - 30    # what is left at the end is the 20 epochs'
     device = torch.device("cuda")
-    steps = step.run(rounds, "cuda", n=20)
-    for row in steps: row.work += ", cuda"      # as those of gradcam say themselves
-    rows, precision = [*steps, *gradcam.run(rounds, "cuda")], choose_precision("auto", device)
+    rows = [*step.run(rounds, "cuda", n=20), *gradcam.run(rounds, "cuda")]
+    precision = choose_precision("auto", device)
     return [*rows, *training(data or coloured(N, 1000), device, precision, rounds, end)]
 
 

@@ -3,6 +3,7 @@
 Against loops written by hand and the stock Learner. Only steps are measured: the loader gives one batch again
 and again.
 """
+from dataclasses import replace
 from statistics import median
 
 import torch
@@ -91,7 +92,8 @@ def check_equal(arch, n: int = 4, bs: int = 16):
 
 def run(rounds: int = 5, device: str = "cpu", n: int = 2) -> list[Row]:
     check_equal(tiny)
-    return [*_resnet(rounds, device, n), *_overhead(rounds, device)]
+    rows = [*_resnet(rounds, device, n), *_overhead(rounds, device)]
+    return rows if device == "cpu" else [replace(r, work=f"{r.work}, {device}") for r in rows]
 
 
 def _resnet(rounds: int, device: str, n: int) -> list[Row]:
