@@ -61,6 +61,14 @@ def tiny_registered():
 
 
 @pytest.fixture
+def undrawn(monkeypatch, tiny_registered):
+    "No figures: they take most of a tiny run's time"
+    from cifar_fastai import runs
+    for name in ("write_data", "write_training", "write_interpretation"):
+        monkeypatch.setattr(runs, name, lambda *args, **kwargs: {})
+
+
+@pytest.fixture
 def learner(learnable):
     "A function that makes a Learner of the tiny net on `learnable`, fp32, on the CPU, silent"
     from fastcore.basics import noop

@@ -22,6 +22,9 @@ def alone(tmp_path, monkeypatch):
     monkeypatch.setattr(search, "_unreachable", lambda url: "there is no network here")
 
 
+def names(folder): return sorted(p.name for p in folder.iterdir())
+
+
 def some_pixels(h=32, w=32, c=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (h, w, c)[:2 + (c > 1)], np.uint8)
 

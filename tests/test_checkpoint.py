@@ -11,6 +11,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
+from made import names
 
 from cifar_fastai.checkpoint import CheckpointError, CheckpointStore, plain
 from cifar_fastai.errors import InputError
@@ -29,9 +30,6 @@ def store(tmp_path):
     fingerprint = {"seed": 0, "classes": ["cat", "dog"]}
     for epoch in (1, 2, 3): store.save(state_of(epoch), epoch, fingerprint=fingerprint)
     return store
-
-
-def names(folder): return sorted(p.name for p in folder.iterdir())
 
 
 # plain

@@ -16,7 +16,8 @@ from stock import Net, stock_dls
 from tiny import tiny_net
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.finder import explain_rate, falling, find_rate, minimum, slide, steep, valley
+from cifar_fastai.finder import SUGGESTIONS, explain_rate, falling, find_rate, minimum, slide, steep, valley
+from cifar_fastai.recipe import CHOICES
 
 FOUR = (valley, slide, minimum, steep)
 
@@ -183,6 +184,10 @@ def test_a_holdout_judges_by_its_own_loss_and_leaves_no_trace(learner, tmp_path)
     held = [float(v) for v in learn.recorder.losses]
     assert len(held) > 20 and held[:20] != pytest.approx(training[:20], abs=1e-3)
     assert trace(learn, tmp_path) == before
+
+
+def test_a_recipe_knows_every_suggestion_by_its_name():
+    assert list(CHOICES["lr_rule"]) == [getattr(f, "func", f).__name__ for f in SUGGESTIONS]
 
 
 def test_the_choice_is_told_with_the_others(learner, caplog):

@@ -5,13 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from made import names
 
 from cifar_fastai.errors import InputError
 from cifar_fastai.lock import RunLock
-
-
-def names(folder): return sorted(p.name for p in folder.iterdir())
-
 
 HOLD = """import os, sys
 from cifar_fastai.lock import RunLock

@@ -148,13 +148,6 @@ def test_tensorboard_shows_scalars_and_pictures(done, results):
 
 # calling it
 
-@pytest.fixture
-def undrawn(monkeypatch, tiny_registered):
-    "No figures: they take most of a tiny run's time"
-    for name in ("write_data", "write_training", "write_interpretation"):
-        monkeypatch.setattr(runs, name, lambda *args, **kwargs: {})
-
-
 def test_a_finished_run_is_resumed_by_explaining_it_again(done, results, undrawn):
     weights = (done[0] / "weights.safetensors").read_bytes()
     run = train(recipe, done[1], done[0], resume=True, device="cpu", quiet=True)

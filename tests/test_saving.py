@@ -5,12 +5,10 @@ import json
 import os
 
 import pytest
+from made import names
 
 from cifar_fastai import saving
 from cifar_fastai.saving import SaveError, save_atomically, write_json
-
-
-def names(folder): return sorted(p.name for p in folder.iterdir())
 
 
 def test_a_file_is_replaced_and_its_sha256_returned(tmp_path):
