@@ -267,8 +267,8 @@ def _draw_little() -> None:
         save_atomically(path, buffer.getvalue())
     dot = np.zeros((8, 8), np.uint8)
     dots = lambda out, figures: [save(Path(out) / "figures" / f"{k}.png", dot) for k in figures]
-    maps = lambda self, path: save(path, np.uint8(255 * np.concatenate([m.numpy().reshape(-1, 32)
-                                                                      for m in self.maps.values()])))
+    rows = lambda maps: np.concatenate([m.numpy().reshape(-1, 32) for m in maps.values()])
+    maps = lambda self, path: save(path, np.uint8(255 * rows(self.maps)))
     report._write, GradCAMCallback.save = dots, maps
 
 
