@@ -1,5 +1,5 @@
-"""An `A.Compose` as a function of one picture: the same draws and the same pixels, without what it does at each
-call for masks, boxes and random fills that are not there.
+"""An `A.Compose` as a function of one picture: the same draws and pixels, without what it does at each call
+for masks, boxes and random fills that are not there.
 
     run = augmenter(aug)
     picture = run(picture)
