@@ -1,4 +1,4 @@
-"""What a machine runs out of, said in one line.
+"""What a machine runs out of, and what a stopped run has left, said in one line.
 
     with plain_failures("runs/demo", bs=512): ...
 """
@@ -10,6 +10,7 @@ import torch
 
 from .checkpoint import CheckpointStore
 from .errors import InputError
+from .safety import Stopped
 from .saving import SaveError
 
 __all__ = ["OutOfMemory", "plain_failures"]
@@ -27,8 +28,12 @@ def plain_failures(
     folder: str | Path,   # of the run
     bs: int,              # pictures a batch, as asked for
 ):
-    "Memory or disk that runs out is told in one line. Raises: OutOfMemory, SaveError"
+    """Memory or disk that runs out is told in one line, a signal with what to do next.
+    Raises: OutOfMemory, SaveError, Stopped"""
     try: yield
+    except Stopped as stop:
+        if not (Path(folder) / "checkpoints").exists(): raise
+        raise Stopped(f"{stop} Go on with --resume: {folder} is whole.", stop.signum) from None
     except InputError: raise
     except (MemoryError, RuntimeError) as error:
         if not _for_memory(error): raise

@@ -86,6 +86,10 @@ class ImageLearner(Learner):
             if not str(e).startswith("DataLoader worker"): raise
             raise LoaderError(worker_failed(str(e), f"batch {self.iter} of epoch {self.epoch}")) from e
 
+    def __exit__(self, kind, error, trace):
+        "The end of a pass that only predicts; one that failed is no epoch, which its table would show"
+        self("after_fit") if kind else super().__exit__(kind, error, trace)
+
     def cleanup(self):
         "Let every callback put back what it changed elsewhere: fastai calls no event on Ctrl-C or an error"
         for cb in self.cbs:

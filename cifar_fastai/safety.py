@@ -17,6 +17,7 @@ from fastai.learner import Learner
 from torch import nn
 from torch.nn.utils import get_total_norm
 
+from .callbacks import fitting
 from .checkpoint import CheckpointStore
 from .errors import InputError
 
@@ -35,7 +36,7 @@ class Stopped(InputError):
     "The run was asked to stop: `exit_status` is 143 after SIGTERM, 130 after Ctrl-C"
     def __init__(self, message: str = "", signum: int = signal.SIGINT):
         super().__init__(message)
-        self.exit_status = 128 + signum
+        self.signum, self.exit_status = signum, 128 + signum
 
 
 class _StopNow(BaseException):
@@ -187,8 +188,9 @@ class StopOnSignal(Ender):
         self._install()
 
     def after_batch(self):
-        if self.signum: self.end(self._stopped(f" at epoch {self.learn.epoch}, batch {self.learn.iter}. "
-                                               + last_good(self.learn)))
+        if not self.signum: return
+        self.end(self._stopped(f" at epoch {self.learn.epoch}, batch {self.learn.iter}. "
+                               + last_good(self.learn) if fitting(self.learn) else " outside a fit."))
 
     def after_fit(self):
         self.cleanup()

@@ -1,6 +1,7 @@
-"""What a machine runs out of becomes one line that says what to do."""
+"""What a machine runs out of, and a signal, become one line that says what to do."""
 import errno
 import os
+import signal
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from cifar_fastai.checkpoint import CheckpointStore
 from cifar_fastai.errors import InputError
 from cifar_fastai.failures import OutOfMemory, plain_failures
+from cifar_fastai.safety import Stopped
 from cifar_fastai.saving import SaveError
 
 
@@ -32,6 +34,15 @@ def test_memory_that_runs_out_names_a_smaller_batch(tmp_path, error):
 def test_a_disk_that_takes_no_more_is_named(tmp_path, code):
     found = said(tmp_path, OSError(code, os.strerror(code)))
     assert type(found) is SaveError and f"cannot write in {tmp_path}: {os.strerror(code)}" in str(found)
+
+
+def test_a_stopped_run_is_told_to_be_resumed_once_there_is_something_to_resume(tmp_path):
+    stop = Stopped("stopped by SIGTERM.", signal.SIGTERM)
+    assert said(tmp_path, stop) is stop
+    (tmp_path / "checkpoints").mkdir()
+    found = said(tmp_path, stop)
+    assert str(found) == f"stopped by SIGTERM. Go on with --resume: {tmp_path} is whole."
+    assert type(found) is Stopped and found.exit_status == 143
 
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), KeyError("x"),

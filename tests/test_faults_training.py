@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fits import SignalAt
 from made import picture_folder
 from process import at, hashes, recipe, run, send, whole
 
@@ -16,6 +17,7 @@ from cifar_fastai import GradCAM, GradCAMCallback, batch_loader, workers
 from cifar_fastai.augment import build_augmentation, draw_from
 from cifar_fastai.errors import InputError
 from cifar_fastai.loaders import cifar_dataloaders
+from cifar_fastai.predict import predict_once
 from cifar_fastai.resume import Checkpoint
 from cifar_fastai.safety import StopOnSignal, Stopped
 
@@ -45,6 +47,19 @@ def test_F3_a_signal_in_a_grad_cam_pass_leaves_no_hook_and_no_gradient(learner):
         GradCAM(learn.model, "layer3")(torch.zeros(2, 3, 16, 16))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in learn.model.modules())
     assert all(p.grad is None for p in learn.model.parameters())
+
+
+@pytest.mark.parametrize("predict", [lambda learn: learn.get_preds(), lambda learn: learn.validate(),
+                                     lambda learn: predict_once(learn, learn.dls.valid)])
+def test_F3_a_signal_in_a_pass_after_a_fit_adds_no_epoch_and_says_where_it_came(learner, predict):
+    learn, lines = learner(), []
+    learn.logger, learn.epoch_table.write = print, lines.append
+    learn.fit(1)
+    told, values = list(lines), list(learn.recorder.values)
+    with pytest.raises(Stopped, match="^stopped by SIGTERM outside a fit[.]$"), StopOnSignal() as stop:
+        learn.add_cbs([stop, SignalAt("after_pred", 0, signal.SIGTERM)])
+        predict(learn)
+    assert lines == told and len(told) == 2 and learn.recorder.values in (values, [])
 
 
 def test_F3_a_signal_in_a_range_test_leaves_the_weights_as_they_were(learner):
