@@ -18,7 +18,7 @@ _home = {
     "data": ["ImageData", "load_data"],
     "errors": ["InputError"],
     "explain": ["gradcam_of"],
-    "finder": ["falling", "minimum", "slide", "steep", "valley"],
+    "finder": ["minimum", "peak", "slide", "steep", "valley"],
     "gradcam": ["CamOutput", "GradCAM"],
     "interpret": ["ImageInterpretation"],
     "learner": ["cifar_learner"],
@@ -63,8 +63,8 @@ if TYPE_CHECKING:   # for editors, which do not run `__getattr__`
     from .data import load_data as load_data
     from .errors import InputError as InputError
     from .explain import gradcam_of as gradcam_of
-    from .finder import falling as falling
     from .finder import minimum as minimum
+    from .finder import peak as peak
     from .finder import slide as slide
     from .finder import steep as steep
     from .finder import valley as valley

@@ -91,13 +91,13 @@ def plot_lr_find(
     ax = _axes(axs[0, 0], xscale="linear" if mode == "linear" else "log", xlabel="learning rate",
                ylabel=f"{whose} loss, smoothed", title="Learning-rate finder")
     ax.plot(lrs, losses, color="#444444")
+    low, start = losses.min(initial=np.inf), losses[:max(1, len(losses) // 10)].mean() if len(losses) else 0
+    top = start + .35 * (start - low) + 1e-3          # where it diverges the curve is cut
     for (name, lr), (color, mark) in zip((suggestions or {}).items(), MARKS):
-        loss = np.interp(np.log(lr), np.log(lrs), losses)
-        ax.plot(lr, loss, mark, color=color, ms=8, label=f"{name}  {lr:.3g}")
+        loss = min(top, np.interp(np.log(lr), np.log(lrs), losses))
+        ax.plot(lr, loss, mark, color=color, ms=8, label=f"{name}  {lr:.3g}", clip_on=False)
     if chosen: ax.axvline(chosen, color=BAD, lw=1.5, ls="--", label=f"chosen  {chosen:.3g}")
-    if len(losses):                                   # where it diverges the curve is cut
-        low, start = losses.min(), losses[:max(1, len(losses) // 10)].mean()
-        ax.set_ylim(low - .08 * (start - low) - 1e-3, start + .35 * (start - low) + 1e-3)
+    if len(losses): ax.set_ylim(low - .08 * (start - low) - 1e-3, top)
     if suggestions or chosen: ax.legend(fontsize=8, frameon=False, loc="lower left")
     return fig
 

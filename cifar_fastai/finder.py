@@ -1,8 +1,8 @@
 """The learning-rate range test (Smith 2017): raise the rate batch by batch, watch the loss, suggest a rate.
 It leaves no trace.
 
-    rates = learn.lr_find(suggest_funcs=(valley, slide, minimum, steep, falling))
-    rates.falling
+    rates = learn.lr_find(suggest_funcs=(valley, slide, minimum, steep, peak))
+    rates.peak
 """
 import logging
 import random
@@ -18,27 +18,35 @@ from fastcore.basics import listify
 
 from .errors import InputError, unknown
 
-__all__ = ["LRSweep", "explain_rate", "find_rate", "falling", "minimum", "settled_rate", "slide", "steep",
+__all__ = ["LRSweep", "explain_rate", "find_rate", "minimum", "peak", "settled_rate", "slide", "steep",
            "valley"]
 
 log = logging.getLogger("cifar_fastai")
 
 
-def falling(
+def peak(
     lrs: torch.Tensor,      # rates in the order they were tried
     losses: torch.Tensor,   # smoothed, one a rate
     num_it: int = 0,        # as fastai's suggestions take it
+    factor: float = 4.0,    # of the rate where the loss is lowest
 ) -> tuple:                 # the rate, and the point of the curve
-    """As high as the loss still falls: half of the rate where it is lowest, before it first stands 5 % above
-    where it began (nets with batch norm come back from there, but not by learning). With SGD it is a peak for
-    a one-cycle (Smith 2018); a constant rate or Adam wants fastai's `minimum`, a tenth of that rate"""
-    above = (losses > 1.05 * losses[:max(1, len(losses) // 5)].max()).nonzero()   # they are noisy at first
-    bottom = losses[:int(above[0]) if len(above) else None].argmin()
-    k = int((lrs - lrs[bottom] / 2).abs().argmin())
+    """A peak for the one-cycle of SGD: four times the rate where the loss is lowest, for a net that was
+    warmed up bears more than one that meets each rate for a single batch (docs/predecessors.md tells how
+    the factor was chosen, on a holdout). The bottom is sought before the loss stands 5 % above its
+    beginning (nets with batch norm come back from there, but not by learning), the peak before it stands 50
+    % above. A constant rate or Adam wants fastai's `minimum`, a tenth of the rate with the lowest loss"""
+    begin = losses[:max(1, len(losses) // 5)].max()                                # they are noisy at first
+    bottom = lrs[losses[:_first_above(losses, 1.05 * begin)].argmin()]
+    k = int((lrs[:_first_above(losses, 1.5 * begin)] - factor * bottom).abs().argmin())
     return float(lrs[k]), (float(lrs[k]), losses[k])
 
 
-SUGGESTIONS = (valley, slide, minimum, steep, falling)
+def _first_above(losses, bound) -> int:
+    above = (losses > bound).nonzero()
+    return int(above[0]) if len(above) else len(losses)
+
+
+SUGGESTIONS = (valley, slide, minimum, steep, peak)
 
 
 class LRSweep(LRFinder):
@@ -81,7 +89,7 @@ def find_rate(
     on: str = "train",       # whose loss: "train" (smoothed) or "holdout" (one batch); never the test set's
     stop_div: bool = True,   # stop where the loss is above four times its minimum
     show_plot: bool = True,
-    suggest_funcs=None,      # None: valley; `falling`, fastai's `slide`, `minimum`, `steep`, or like them
+    suggest_funcs=None,      # None: valley; `peak`, fastai's `slide`, `minimum`, `steep`, or like them
 ):                           # namedtuple of rates by function; losses and rates stay in `learn.recorder`
     """Try rates from `start_lr` to `end_lr`; model, optimiser, generators and disk are afterwards as before.
     Raises: InputError where fewer than 17 batches are left to judge by."""

@@ -1,7 +1,7 @@
 """An ordinary fastai Learner for small pictures: Nesterov SGD, channels_last, the fastest precision here.
 
     learn = cifar_learner(dls, resnet18)
-    learn.lr_find(suggest_funcs=(valley, slide, minimum, steep, falling))
+    learn.lr_find(suggest_funcs=(valley, slide, minimum, steep, peak))
     learn.fit_one_cycle(20, 0.2)
 """
 from contextlib import contextmanager, nullcontext

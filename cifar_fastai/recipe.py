@@ -19,7 +19,7 @@ __all__ = ["Recipe"]
 INF = float("inf")
 SCHEDULES = ("one_cycle", "flat_cos", "step", "plateau", "constant")   # of `schedules`, which imports fastai
 CHOICES = {"norm": ("bn", "gn"), "schedule": SCHEDULES, "anneal": ("cos", "linear"), "loss": ("ce", "nll"),
-           "lr_rule": ("valley", "slide", "minimum", "steep", "falling"), "lr_mode": ("exp", "linear"),
+           "lr_rule": ("valley", "slide", "minimum", "steep", "peak"), "lr_mode": ("exp", "linear"),
            "lr_on": ("train", "holdout"), "l1_rule": ("sum", "scaled"), "keep": ("last", "best"),
            "tta": ("mirror", "mirror+shift", "none"), "valid": ("test", "holdout"),
            "precision": ("auto", "fp32", "bf16", "fp16")}
@@ -38,7 +38,7 @@ class Recipe:
     bs: int = 512                   # pictures a batch; fewer on small data: see `min_steps`
     min_steps: int = 16             # steps an epoch, at least
     lr: float | str = "find"        # peak rate; "find": a range test decides, never the test set
-    lr_rule: str = "falling"        # half of where the loss is lowest; "minimum" (a tenth), "valley" …
+    lr_rule: str = "peak"           # 4 × where the loss is lowest; "minimum" (a tenth), "valley" …
     lr_divide: float = 1.0          # the found rate is divided by it
     lr_its: int = 100               # batches of the range test; fewer, but 60, where the training has fewer
     lr_mode: str = "exp"            # of the range test: "exp" (by a factor) or "linear" (by a step)

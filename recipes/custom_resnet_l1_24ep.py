@@ -11,7 +11,7 @@ Changed:
   not on norms and biases. The loss that is shown is without it.
 - pictures are mirrored; the border is the mean colour (it filled normalised pictures with a raw mean).
 - cross-entropy of logits, which is its NLL of log_softmax.
-- Nesterov SGD; a rate found over six decades, not over one, and half of the one at the edge of divergence.
+- Nesterov SGD; a rate found over six decades, not over one, and with momentum.
 
 That the rate does not fall at the end is the experiment: compare with custom_resnet_24ep."""
 from cifar_fastai import Recipe, cli, policy

@@ -16,7 +16,7 @@ from stock import Net, stock_dls
 from tiny import tiny_net
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.finder import SUGGESTIONS, explain_rate, falling, find_rate, minimum, slide, steep, valley
+from cifar_fastai.finder import SUGGESTIONS, explain_rate, find_rate, minimum, peak, slide, steep, valley
 from cifar_fastai.recipe import CHOICES
 
 FOUR = (valley, slide, minimum, steep)
@@ -111,18 +111,23 @@ def test_the_four_suggestions_are_fastais_on_the_same_curve(learner):
     assert len({float(v) for v in found}) > 1, "they differ"
 
 
-def test_falling_is_half_of_the_bottom_before_the_loss_climbs_above_where_it_began():
+def test_peak_is_four_times_the_bottom_but_not_where_the_loss_explodes():
     lrs = torch.logspace(-5, 1, 200)
     dip = 2.3 - .2 * torch.exp(-((lrs.log10() + 1.4) / .5) ** 2)
-    half = pytest.approx(float(lrs[dip.argmin()]) / 2, rel=.04)
-    rate, (x, y) = falling(lrs, dip)
-    assert rate == half and x == rate and dip.min() < y < 2.25
-    back = torch.where(lrs > .3, 3., dip)            # it diverges …
+    bottom = float(lrs[dip.argmin()])
+    four = pytest.approx(4 * bottom, rel=.04)
+    rate, (x, y) = peak(lrs, dip)
+    assert rate == four and x == rate and dip.min() < y < 2.3
+    assert peak(lrs, dip, factor=.5)[0] == pytest.approx(bottom / 2, rel=.04)
+    back = torch.where(lrs > .3, 3., dip)            # it climbs …
     back[-5:] = 2.0                                  # … and ends below everything before
-    assert falling(lrs, back)[0] == half and falling(lrs[-5:], back[-5:])[0] == lrs[-5]
+    assert peak(lrs, back)[0] == four
+    explodes = torch.where(lrs > 1.5 * bottom, 9., dip)
+    assert peak(lrs, explodes)[0] == lrs[lrs <= 1.5 * bottom][-1], "the last rate before"
     noisy = dip + .1 * (torch.arange(200) == 10)
-    assert falling(lrs, noisy)[0] == half, "a bump of 4 % is no divergence"
-    assert minimum(lrs, dip, 200)[0] == pytest.approx(float(lrs[dip.argmin()]) / 10), "fastai's is a tenth"
+    assert peak(lrs, noisy)[0] == four, "a bump of 4 % is no divergence"
+    assert peak(lrs[:120], dip[:120])[0] == lrs[119], "no rate that was not tried"
+    assert minimum(lrs, dip, 200)[0] == pytest.approx(bottom / 10), "fastai's is a tenth"
 
 
 def test_it_suggests_what_fastais_own_lr_find_does(learner, tmp_path):
