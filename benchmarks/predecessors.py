@@ -2,6 +2,8 @@
 
     python -m benchmarks predecessors DATA [--only RECIPE ...] [--seeds 0 1 2] [--limit N] [--json FILE]
 
+A pair that FILE has already is not trained again.
+
 Net, loader and steps are ours on both sides, momentum is Nesterov's: what is compared are the settings, as
 docs/predecessors.md and the recipes' docstrings tell them. Two cannot be repeated here: C let the *test* loss
 lower its rate (a holdout does it on both sides), B filled its border with a colour of its own.
@@ -10,6 +12,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from statistics import mean, stdev
@@ -20,7 +23,8 @@ import numpy as np
 
 from cifar_fastai import Cutout, Recipe, load_data, policy, train
 from cifar_fastai.cli import report_errors
-from cifar_fastai.errors import unknown
+from cifar_fastai.errors import InputError, unknown
+from cifar_fastai.saving import write_json
 
 from .harness import machine
 
@@ -50,7 +54,7 @@ SETTINGS = {   # recipe: what its predecessor had instead
         "lr": .0655, "l1": 0.0, "aug": policy.pad_crop(pad=4, mode="constant", cutout=16, cutout_p=.5)},
     "resnet18_plateau_50ep": {
         "keep": "last", "aug": policy.pad_crop_flip_cutout(pad=2, cutout=8, holes=(4, 4), cutout_p=.5)},
-    "resnet18_jitter_20ep": {"lr": .0657, "wd": 0.0, "bs": 64, "aug": _jitter_after_normalising()},
+    "resnet18_jitter_20ep": {"lr": .0657, "wd": 0.0, "aug": _jitter_after_normalising()},
     "custom_resnet_24ep": {"lr": .0416, "aug": policy.pad_crop_flip_cutout(pad=4, flip=1.0, **HOLES)}}
 
 
@@ -64,19 +68,37 @@ def pair(
     return {"ours": ours.but(**changes), "theirs": ours.but(**SETTINGS[name] | changes)}
 
 
-def run(data, names: list[str], seeds: list[int], folder: Path, **changes) -> list[dict]:
+def run(data, names: list[str], seeds: list[int], folder: Path, have=(), **changes) -> Iterator[dict]:
     "Train both sides of each with each seed, by turns: recipe, seed and the test accuracy of either side"
-    pairs, found = {name: pair(name, changes) for name in names}, []
+    pairs = {name: pair(name, changes) for name in names}
     for seed in seeds:
         for name, sides in pairs.items():
             row = {"recipe": name, "seed": seed}
+            if (name, seed) in have: continue
             for side, recipe in sides.items():
                 out = folder / f"{name}-{side}-seed{seed}"
                 result = train(recipe.but(seed=seed), data, out, quiet=True).results
                 row |= {side: result["accuracy"], f"{side} lr": result["lr"]}
                 print(f"{name} seed {seed} {side}: {result['accuracy']:.2%}", file=sys.stderr, flush=True)
-            found.append(row)
-    return found
+            yield row
+
+
+class Record:
+    "Rows with what they were measured on, and the file that keeps them (by several processes at a time)"
+    def __init__(self, path: Path | None, about: dict):
+        self.path, self.about, self.kept = path, about, []
+        if path and path.exists() and self._read() != about | {"rows": self.rows()}:
+            raise InputError(f"{path} was measured on another machine, other data or settings. Name another "
+                             "file, or remove it.")
+
+    def _read(self) -> dict: return json.loads(self.path.read_text())
+
+    def rows(self) -> list[dict]:
+        return self._read()["rows"] if self.path and self.path.exists() else self.kept
+
+    def add(self, row: dict) -> None:
+        self.kept = sorted([*self.rows(), row], key=lambda r: (list(SETTINGS).index(r["recipe"]), r["seed"]))
+        if self.path: write_json(self.path, self.about | {"rows": self.kept})
 
 
 def table(rows: list[dict]) -> str:
@@ -104,15 +126,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--limit", type=int, help="train on so many pictures only")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's own")
+    parser.add_argument("--valid", choices=["test", "holdout"], help="what is watched; a holdout is smaller")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    given = {k: v for k, v in (("limit", args.limit), ("epochs", args.epochs)) if v is not None}
+    given = {k: v for k in ("limit", "epochs", "valid") if (v := getattr(args, k)) is not None}
     with report_errors(), tempfile.TemporaryDirectory() as tmp:
         for name in args.only: pair(name, given)
         data = load_data(args.data)
-        rows = run(data, args.only, args.seeds, Path(tmp), **given)
-        print(table(rows))
-        found = {"machine": machine(), "data": Path(data.source).name, "data_fingerprint": data.fingerprint,
-                 **given, "rows": rows}
-        if args.json: args.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        record = Record(args.json, {"machine": machine(), "data": Path(data.source).name,
+                                    "data_fingerprint": data.fingerprint, **given})
+        have = {(r["recipe"], r["seed"]) for r in record.rows()}
+        for row in run(data, args.only, args.seeds, Path(tmp), have, **given): record.add(row)
+        print(table(record.rows()))
 

@@ -115,6 +115,20 @@ def test_profile_accounts_for_the_epoch(monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_record_of_pairs_is_added_to_and_refuses_other_settings(tmp_path):
+    path, about = tmp_path / "pairs.json", {"data": "jpeg", "limit": 9}
+    rows = [{"recipe": "custom_resnet_24ep", "seed": 0}, {"recipe": "resnet18_adam_20ep", "seed": 1}]
+    first, second = predecessors.Record(path, about), predecessors.Record(path, about)
+    assert first.rows() == []
+    first.add(rows[0]), second.add(rows[1])
+    assert first.rows() == predecessors.Record(path, about).rows() == rows[::-1], "in the order of the five"
+    for other in ({"data": "jpeg", "limit": 10}, {"data": "jpeg"}):
+        with pytest.raises(InputError, match="pairs.json was measured"): predecessors.Record(path, other)
+    unkept = predecessors.Record(None, about)
+    unkept.add(rows[0])
+    assert unkept.rows() == rows[:1] and sorted(tmp_path.iterdir()) == [path]
+
+
 def test_a_number_of_pictures_is_measured_in_a_process_of_its_own():
     found = scale.measured(20_000)
     assert set(found) == {"setup", "epoch", "stock", "find", "explain", "kib"}
@@ -138,10 +152,12 @@ def test_normalised_pictures_that_are_clipped_lose_all_that_is_dark():
 
 def test_both_sides_are_trained_with_the_same_seeds(learnable, tmp_path, undrawn):
     tiny = {"model": "tiny", "size": 16, "epochs": 1, "cam": "layer3", "lr_its": 60, "precision": "fp32"}
-    rows = predecessors.run(learnable, ["custom_resnet_24ep"], [1, 2], tmp_path, **tiny)
+    rows = list(predecessors.run(learnable, ["custom_resnet_24ep"], [1, 2], tmp_path, **tiny))
     assert [(r["recipe"], r["seed"], r["theirs lr"]) for r in rows] == [
         ("custom_resnet_24ep", k, .0416) for k in (1, 2)]
     assert len(list(tmp_path.glob("*/results.json"))) == 4 and rows[0]["ours lr"] != .0416
+    have = {("custom_resnet_24ep", 1), ("custom_resnet_24ep", 2)}
+    assert not list(predecessors.run(learnable, ["custom_resnet_24ep"], [1, 2], tmp_path, have, **tiny))
     found = [{"recipe": "x", "ours": a, "theirs": b} for a, b in ((.9, .88), (.92, .88))]
     assert predecessors.table(found).split("  ")[-1].strip() == (
         "ours 91.00 ± 1.41 %, predecessor's settings 88.00 ± 0.00 %: +3.00 ± 1.41 points, n=2")
