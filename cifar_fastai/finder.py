@@ -34,7 +34,8 @@ def peak(
     warmed up bears more than one that meets each rate for a single batch (docs/predecessors.md tells how
     the factor was chosen, on a holdout). The bottom is sought before the loss stands 5 % above its
     beginning (nets with batch norm come back from there, but not by learning), the peak before it stands 50
-    % above. A constant rate or Adam wants fastai's `minimum`, a tenth of the rate with the lowest loss"""
+    % above. Adam wants an eighth of it, a constant rate fastai's `minimum`, a tenth of the rate with the
+    lowest loss"""
     begin = losses[:max(1, len(losses) // 5)].max()                                # they are noisy at first
     bottom = lrs[losses[:_first_above(losses, 1.05 * begin)].argmin()]
     k = int((lrs[:_first_above(losses, 1.5 * begin)] - factor * bottom).abs().argmin())
