@@ -114,7 +114,6 @@ def test_profile_accounts_for_the_epoch(monkeypatch):
     assert parts < set(spent) and n == 4 and all(v > 0 for v in spent.values())
 
 
-@pytest.mark.slow
 def test_a_record_of_pairs_is_added_to_and_refuses_other_settings(tmp_path):
     path, about = tmp_path / "pairs.json", {"data": "jpeg", "limit": 9}
     rows = [{"recipe": "custom_resnet_24ep", "seed": 0}, {"recipe": "resnet18_adam_20ep", "seed": 1}]
@@ -129,6 +128,7 @@ def test_a_record_of_pairs_is_added_to_and_refuses_other_settings(tmp_path):
     assert unkept.rows() == rows[:1] and sorted(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_a_number_of_pictures_is_measured_in_a_process_of_its_own():
     found = scale.measured(20_000)
     assert set(found) == {"setup", "epoch", "stock", "find", "explain", "kib"}
