@@ -56,6 +56,7 @@ def test_F1_killed_at_random_moments_and_lines_of_a_save_runs_end_with_the_same_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)                # 100 runs: two minutes where nothing else runs
 def test_F1_killed_fifty_times(tmp_path):
     outcome = faults.run(50, tmp_path, seed=int(time.time()))
     assert outcome.wrong == [] and outcome.passes and outcome.killed == 50
