@@ -1,15 +1,19 @@
-"""What the fields of a recipe become: the callbacks of its range test and of its fit.
+"""What the fields of a recipe become: the callbacks of its fit and of its range test, and what that suggests.
 
     learn.fit(recipe.epochs, rate, cbs=callbacks_of(recipe, rate))
 """
+from collections.abc import Callable
+from functools import partial
+
 from fastai.callback.core import Callback
 
+from .finder import SUGGESTIONS, peak
 from .holdout import KeepBest
 from .recipe import Recipe
 from .regularisers import ClipGradients, L1Loss, mixing
 from .schedules import create_schedule
 
-__all__ = ["callbacks_of", "regularisers_of"]
+__all__ = ["callbacks_of", "peak_factor", "regularisers_of", "suggestions_of"]
 
 
 def callbacks_of(
@@ -29,3 +33,19 @@ def regularisers_of(recipe: Recipe) -> list[Callback]:
     if recipe.clip_value or recipe.clip_norm: cbs.append(ClipGradients(recipe.clip_value, recipe.clip_norm))
     if recipe.mixup or recipe.cutmix: cbs.append(mixing(recipe.mixup, recipe.cutmix))
     return cbs
+
+
+def peak_factor(
+    recipe: Recipe,
+    steps: int,      # an epoch
+    num_it: int,     # steps of the range test
+) -> float:
+    """How many times the rate with the lowest loss the training bears as its peak: four where it is warmed up
+    for at least as many steps as the range test had, less in proportion where for fewer; a half without a
+    warm-up, or without batch norm, which makes up for too large a step"""
+    return max(0.5, min(4.0, 4 * recipe.warm_up * steps / num_it)) if recipe.norm == "bn" else 0.5
+
+
+def suggestions_of(recipe: Recipe, steps: int, num_it: int) -> list[Callable]:
+    "What the recipe's range test suggests: `finder.SUGGESTIONS`, with the `peak` of this training"
+    return [partial(peak, factor=peak_factor(recipe, steps, num_it)) if f is peak else f for f in SUGGESTIONS]

@@ -38,7 +38,7 @@ class Recipe:
     bs: int = 512                   # pictures a batch; fewer on small data: see `min_steps`
     min_steps: int = 16             # steps an epoch, at least
     lr: float | str = "find"        # peak rate; "find": a range test decides, never the test set
-    lr_rule: str = "peak"           # 4 × where the loss is lowest; "minimum" (a tenth), "valley" …
+    lr_rule: str = "peak"           # up to 4 × where the loss is lowest; "minimum" (a tenth), "valley" …
     lr_divide: float = 1.0          # the found rate is divided by it
     lr_its: int = 100               # batches of the range test; fewer, but 60, where the training has fewer
     lr_mode: str = "exp"            # of the range test: "exp" (by a factor) or "linear" (by a step)
@@ -135,6 +135,12 @@ class Recipe:
         for name in changes:
             if name not in known: raise unknown("recipe field", name, known)
         return replace(self, **changes)
+
+    @property
+    def warm_up(self) -> float:
+        "Epochs in which the rate rises: until the peak of a one-cycle, 0 for the schedules that begin there"
+        if self.schedule != "one_cycle": return 0.0
+        return self.peak_epoch or (0.25 if self.pct_start is None else self.pct_start) * self.epochs
 
     def describe(self) -> str:
         "Net, length and rate in a few words"

@@ -18,9 +18,9 @@ from .checkpoint import versions
 from .data import ImageData, load_data
 from .errors import unknown
 from .failures import plain_failures
-from .finder import SUGGESTIONS, explain_rate, settled_rate
+from .finder import explain_rate, settled_rate
 from .gradcam import find_layers
-from .ingredients import callbacks_of, regularisers_of
+from .ingredients import callbacks_of, peak_factor, regularisers_of, suggestions_of
 from .interpret import ImageInterpretation
 from .learner import ImageLearner, cifar_learner
 from .lines import lines_to
@@ -160,16 +160,18 @@ def _rate(recipe: Recipe, learn: ImageLearner, folder: Path, resume: bool) -> Fo
         return FoundRate([], [], {}, float(recipe.lr))
     kept = folder / "checkpoints" / "lr_find.json"
     if resume and kept.exists(): return FoundRate(**read_json(kept))
-    its = min(recipe.lr_its, max(60, recipe.epochs * len(learn.dls.train)))   # no longer than the training
+    steps = len(learn.dls.train)
+    its = min(recipe.lr_its, max(60, recipe.epochs * steps))   # no longer than the training
     with learn.added_cbs(regularisers_of(recipe)):
-        rates = learn.lr_find(*recipe.lr_range, its, suggest_funcs=SUGGESTIONS, show_plot=False,
-                              mode=recipe.lr_mode, on=recipe.lr_on)
+        rates = learn.lr_find(*recipe.lr_range, its, suggest_funcs=suggestions_of(recipe, steps, its),
+                              show_plot=False, mode=recipe.lr_mode, on=recipe.lr_on)
     taken = settled_rate(rates, recipe.lr_rule, recipe.lr_range[0])
     chosen = taken / recipe.lr_divide
-    whose, part = {"train": "training", "holdout": "holdout"}[recipe.lr_on], ""
-    if recipe.lr_divide != 1: part = f"; divided by {recipe.lr_divide:g}: {chosen:.3g}"
-    log.info("rate        %s, from the %s loss alone%s", explain_rate(rates, recipe.lr_rule, taken),
-             whose, part)
+    whose = {"train": "training", "holdout": "holdout"}[recipe.lr_on]
+    log.info("rate        %s, from the %s loss alone", explain_rate(rates, recipe.lr_rule, taken), whose)
+    if taken == rates.peak:
+        log.info("            the peak is %.2g × where it is lowest", peak_factor(recipe, steps, its))
+    if recipe.lr_divide != 1: log.info("            divided by %g: %.3g", recipe.lr_divide, chosen)
     found = FoundRate(learn.recorder.lrs, [float(v) for v in learn.recorder.losses], rates._asdict(), chosen,
                       recipe.lr_mode, recipe.lr_on)
     write_json(kept, found._asdict())

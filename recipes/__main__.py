@@ -51,8 +51,7 @@ def schedule(r: Recipe) -> str:
     "The schedule in a few words"
     if r.schedule == "plateau": return "plateau (holdout loss)"
     if r.schedule != "one_cycle": return r.schedule
-    peak = r.peak_epoch or (0.25 if r.pct_start is None else r.pct_start) * r.epochs
-    return f"one_cycle, {r.anneal}, peak at epoch {peak:g}"
+    return f"one_cycle, {r.anneal}, peak at epoch {r.warm_up:g}"
 
 
 def listing() -> str:

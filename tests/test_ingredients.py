@@ -1,10 +1,12 @@
 """A recipe's fields become callbacks, and the range test runs under those that change the steps."""
 import pytest
+import torch
 from fastai.callback.mixup import CutMix, MixUp
 
 from cifar_fastai import Recipe
+from cifar_fastai.finder import SUGGESTIONS
 from cifar_fastai.holdout import KeepBest
-from cifar_fastai.ingredients import callbacks_of, regularisers_of
+from cifar_fastai.ingredients import callbacks_of, peak_factor, regularisers_of, suggestions_of
 from cifar_fastai.regularisers import ClipGradients, L1Loss
 from cifar_fastai.schedules import Plateau, Schedule
 
@@ -45,3 +47,23 @@ def test_the_range_test_runs_under_them_and_leaves_none_behind(learner, fields, 
     assert [float(v) for v in learn.recorder.losses] != alone, "the steps are other ones"
     assert learn.loss_func is before and learn.lr_find(num_it=40, on=on, show_plot=False) == plain
     assert not any(isinstance(cb, (MixUp, CutMix, L1Loss, ClipGradients)) for cb in learn.cbs)
+
+
+# how high the peak may be
+
+@pytest.mark.parametrize("fields, steps, factor", [
+    ({}, 100, 4), ({}, 1000, 4), ({"norm": "gn"}, 1000, .5),     # an epoch of warm-up, of the four
+    ({}, 50, 2), ({}, 25, 1), ({}, 5, .5), ({"pct_start": .5}, 25, 2), ({"peak_epoch": 3.}, 25, 3),
+    ({"schedule": "constant"}, 1000, .5), ({"schedule": "flat_cos", "pct_start": .75}, 1000, .5),
+    ({"schedule": "step", "peak_epoch": 3.}, 1000, .5)])
+def test_the_peak_is_as_high_as_the_warm_up_and_the_norm_allow(fields, steps, factor):
+    assert peak_factor(recipe(**fields), steps, num_it=100) == factor
+
+
+def test_a_recipes_suggestions_are_all_there_are_with_its_own_peak():
+    lrs = torch.logspace(-5, 1, 200)
+    dip = 2.3 - .2 * torch.exp(-((lrs.log10() + 1.4) / .5) ** 2)
+    found = suggestions_of(recipe(norm="gn"), 1000, 100)
+    assert [getattr(f, "func", f) for f in found] == list(SUGGESTIONS)
+    plain, ours = ([f(lrs, dip, 200)[0] for f in fs] for fs in (SUGGESTIONS, found))
+    assert ours[:-1] == plain[:-1] and ours[-1] == pytest.approx(plain[-1] / 8, rel=.05)

@@ -77,6 +77,7 @@ def test_the_output_says_what_was_done_and_has_neither_bars_nor_warnings(done):
         assert word in starts, word
     assert out.splitlines()[-1] == f"folder      {folder}"
     assert "from the training loss alone" in out and "valley" in out and "fp32" in out
+    assert "            the peak is 0.5 × where it is lowest" in out, "two steps of warm-up"
 
 
 def test_the_log_file_has_the_same_lines_with_the_time(done):
