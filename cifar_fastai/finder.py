@@ -28,15 +28,14 @@ def peak(
     lrs: torch.Tensor,      # rates in the order they were tried
     losses: torch.Tensor,   # smoothed, one a rate
     num_it: int = 0,        # as fastai's suggestions take it
-    factor: float = 4.0,    # of the rate where the loss is lowest
+    factor: float = 1.0,    # of the rate where the loss is lowest
 ) -> tuple:                 # the rate, and the point of the curve
-    """A peak for the one-cycle of SGD and a net with batch norm: four times the rate where the loss is
-    lowest, for a net that was warmed up bears more than one that meets each rate for a single batch
-    (docs/predecessors.md tells how the factor was chosen, on a holdout). With a short warm-up or without
-    batch norm give a lower factor, as `ingredients.peak_factor` does for a recipe; Adam wants an eighth, a
-    constant rate fastai's `minimum`, a tenth of the rate with the lowest loss. The bottom is sought before
-    the loss stands 5 % above its beginning (nets with batch norm come back from there, but not by
-    learning), the peak before it stands 50 % above"""
+    """A peak for the one-cycle of SGD: the rate where the loss is lowest, or so many times it. A net that was
+    warmed up bears more than one that meets each rate for a single batch: `ingredients.peak_factor` tells
+    how much by the length of the warm-up, and recipes go by it. Adam wants an eighth of that, a constant
+    rate fastai's `minimum`, a tenth of the rate with the lowest loss. The bottom is sought before the loss
+    stands 5 % above its beginning (nets with batch norm come back from there, but not by learning), the
+    peak before it stands 50 % above"""
     begin = losses[:max(1, len(losses) // 5)].max()                                # they are noisy at first
     bottom = lrs[losses[:_first_above(losses, 1.05 * begin)].argmin()]
     k = int((lrs[:_first_above(losses, 1.5 * begin)] - factor * bottom).abs().argmin())

@@ -38,14 +38,12 @@ def regularisers_of(recipe: Recipe) -> list[Callback]:
 def peak_factor(
     recipe: Recipe,
     steps: int,      # an epoch
-    num_it: int,     # steps of the range test
 ) -> float:
-    """How many times the rate with the lowest loss the training bears as its peak: four where it is warmed up
-    for at least as many steps as the range test had, less in proportion where for fewer; a half without a
-    warm-up, or without batch norm, which makes up for too large a step"""
-    return max(0.5, min(4.0, 4 * recipe.warm_up * steps / num_it)) if recipe.norm == "bn" else 0.5
+    """How many times the rate with the lowest loss the training bears as its peak: once for every 40 steps of
+    warm-up, but from a half to four times. Chosen on a holdout: docs/predecessors.md has the measurements"""
+    return max(0.5, min(4.0, recipe.warm_up * steps / 40))
 
 
-def suggestions_of(recipe: Recipe, steps: int, num_it: int) -> list[Callable]:
+def suggestions_of(recipe: Recipe, steps: int) -> list[Callable]:
     "What the recipe's range test suggests: `finder.SUGGESTIONS`, with the `peak` of this training"
-    return [partial(peak, factor=peak_factor(recipe, steps, num_it)) if f is peak else f for f in SUGGESTIONS]
+    return [partial(peak, factor=peak_factor(recipe, steps)) if f is peak else f for f in SUGGESTIONS]

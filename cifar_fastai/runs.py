@@ -163,14 +163,14 @@ def _rate(recipe: Recipe, learn: ImageLearner, folder: Path, resume: bool) -> Fo
     steps = len(learn.dls.train)
     its = min(recipe.lr_its, max(60, recipe.epochs * steps))   # no longer than the training
     with learn.added_cbs(regularisers_of(recipe)):
-        rates = learn.lr_find(*recipe.lr_range, its, suggest_funcs=suggestions_of(recipe, steps, its),
+        rates = learn.lr_find(*recipe.lr_range, its, suggest_funcs=suggestions_of(recipe, steps),
                               show_plot=False, mode=recipe.lr_mode, on=recipe.lr_on)
     taken = settled_rate(rates, recipe.lr_rule, recipe.lr_range[0])
     chosen = taken / recipe.lr_divide
     whose = {"train": "training", "holdout": "holdout"}[recipe.lr_on]
     log.info("rate        %s, from the %s loss alone", explain_rate(rates, recipe.lr_rule, taken), whose)
     if taken == rates.peak:
-        log.info("            the peak is %.2g × where it is lowest", peak_factor(recipe, steps, its))
+        log.info("            the peak is %.2g × where it is lowest", peak_factor(recipe, steps))
     if recipe.lr_divide != 1: log.info("            divided by %g: %.3g", recipe.lr_divide, chosen)
     found = FoundRate(learn.recorder.lrs, [float(v) for v in learn.recorder.losses], rates._asdict(), chosen,
                       recipe.lr_mode, recipe.lr_on)

@@ -11,8 +11,7 @@ Changed:
 - a holdout may be kept (`--valid holdout`).
 
 `--norm gn` is the task it did not do, no batch norm at all: GroupNorm(1, C), a layer norm, in all nine
-places. It could only exchange some. Such a net bears less: give it `--lr 0.006` beside, for the peak that
-the range test gives, made for batch norm, can be too high for it."""
+places. It could only exchange some."""
 from cifar_fastai import Recipe, cli, policy
 
 recipe = Recipe(

@@ -111,22 +111,22 @@ def test_the_four_suggestions_are_fastais_on_the_same_curve(learner):
     assert len({float(v) for v in found}) > 1, "they differ"
 
 
-def test_peak_is_four_times_the_bottom_but_not_where_the_loss_explodes():
+def test_peak_is_a_multiple_of_the_bottom_but_not_where_the_loss_explodes():
     lrs = torch.logspace(-5, 1, 200)
     dip = 2.3 - .2 * torch.exp(-((lrs.log10() + 1.4) / .5) ** 2)
     bottom = float(lrs[dip.argmin()])
     four = pytest.approx(4 * bottom, rel=.04)
-    rate, (x, y) = peak(lrs, dip)
+    rate, (x, y) = peak(lrs, dip, factor=4)
     assert rate == four and x == rate and dip.min() < y < 2.3
-    assert peak(lrs, dip, factor=.5)[0] == pytest.approx(bottom / 2, rel=.04)
+    assert peak(lrs, dip)[0] == bottom and peak(lrs, dip, factor=.5)[0] == pytest.approx(bottom / 2, rel=.04)
     back = torch.where(lrs > .3, 3., dip)            # it climbs …
     back[-5:] = 2.0                                  # … and ends below everything before
-    assert peak(lrs, back)[0] == four
+    assert peak(lrs, back, factor=4)[0] == four
     explodes = torch.where(lrs > 1.5 * bottom, 9., dip)
-    assert peak(lrs, explodes)[0] == lrs[lrs <= 1.5 * bottom][-1], "the last rate before"
+    assert peak(lrs, explodes, factor=4)[0] == lrs[lrs <= 1.5 * bottom][-1], "the last rate before"
     noisy = dip + .1 * (torch.arange(200) == 10)
-    assert peak(lrs, noisy)[0] == four, "a bump of 4 % is no divergence"
-    assert peak(lrs[:120], dip[:120])[0] == lrs[119], "no rate that was not tried"
+    assert peak(lrs, noisy, factor=4)[0] == four, "a bump of 4 % is no divergence"
+    assert peak(lrs[:120], dip[:120], factor=4)[0] == lrs[119], "no rate that was not tried"
     assert minimum(lrs, dip, 200)[0] == pytest.approx(bottom / 10), "fastai's is a tenth"
 
 
