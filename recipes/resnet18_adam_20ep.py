@@ -7,7 +7,8 @@ Changed:
 - Adam's coupled decay of 1e-2 drowned the gradient (89.9 % on training pictures): AdamW decays beside it.
 - pictures are padded by 4, not by 2, and mirrored: it had no flip.
 - one mean and std for training, test and what is shown, of the training pictures alone; it used three.
-- the rate is half of where the range test's loss is lowest, not the steepest place of a noisy curve.
+- the rate is half of where the range test's loss is lowest, or less after a short warm-up, not the steepest
+  place of a noisy curve.
 - Grad-CAM shows the class said beside the true one, in the right colours."""
 from cifar_fastai import Recipe, cli, policy
 
@@ -20,7 +21,7 @@ recipe = Recipe(
     wd        = 1e-2,               # decoupled: rate × 1e-2 off each weight a step
     smoothing = 0.0,
     lr        = "find",             # the training loss decides, never the test set
-    lr_divide = 8.0,                # of SGD's peak: half of the rate with the lowest loss
+    lr_divide = 8.0,                # of SGD's peak: at most half of the rate with the lowest loss
     anneal    = "linear",
     pct_start = 5 / 20,             # the peak at epoch 5
     div       = 100.0,
