@@ -31,7 +31,7 @@ def plot_curves(
     history,     # a table or rows of epoch, train_loss, valid_loss, accuracy (0…1); other columns are ignored
     **kwargs,    # for the figure: figsize, dpi
 ) -> Figure:
-    "Loss and accuracy over the epochs"
+    "Loss and accuracy over the epochs. A validation loss that stood far above all else is cut, and said"
     h = pd.DataFrame(history)
     panels = 1 + ("accuracy" in h)
     kwargs.setdefault("figsize", (4.4 * panels, 3.2))
@@ -41,6 +41,7 @@ def plot_curves(
     lines = ("train_loss", TRAIN, "training, augmented"), ("valid_loss", VALID, "validation")
     for column, color, label in lines:
         if column in h: ax.plot(h["epoch"], h[column], color=color, label=label, marker=mark)
+    if {"train_loss", "valid_loss"} <= set(h): _cut_spikes(ax, h["train_loss"], h["valid_loss"])
     if panels == 2:
         right = _axes(axs[0, 1], xlabel="epoch", ylabel="accuracy, %", title="Accuracy")
         label = f"validation, at the end {100 * h['accuracy'].iloc[-1]:.2f} %"
@@ -49,6 +50,14 @@ def plot_curves(
         ax.legend(fontsize=8, frameon=False)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return fig
+
+
+def _cut_spikes(ax, train: pd.Series, valid: pd.Series):
+    "While the rate is high batch norm's averages lag: a first validation loss of 30 would flatten the rest"
+    top = 1.2 * max(train.max(), valid.median())
+    if not valid.max() > 2 * top: return
+    ax.set_ylim(0, top)
+    ax.lines[-1].set_label(f"validation (highest {valid.max():.3g})")
 
 
 def plot_lr_schedule(

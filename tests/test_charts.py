@@ -37,6 +37,16 @@ def test_curves_show_each_column_on_the_axis_that_names_it(history):
     assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("loss", "accuracy, %")
 
 
+def test_a_first_validation_loss_far_above_all_else_is_cut_and_said():
+    def axis(first, later=1.):
+        rows = [{"epoch": i, "train_loss": 2. - i / 2, "valid_loss": later} for i in range(4)]
+        ax, = plot_curves([rows[0] | {"valid_loss": first}, *rows[1:]]).axes
+        return ax.get_ylim()[1], ax.lines[-1].get_label()
+    assert axis(31.96) == (pytest.approx(2.4), "validation (highest 32)")
+    assert axis(3.)[0] > 3 and axis(3.)[1] == "validation", "control: nothing is lost from sight"
+    assert axis(8., later=7.)[0] > 8, "one that stays high is the result, not a spike"
+
+
 def test_one_epoch_without_accuracy_is_a_visible_point():
     ax, = plot_curves([{"epoch": 0, "train_loss": 1.}]).axes
     assert [(line.get_label(), line.get_marker()) for line in ax.lines] == [("training, augmented", "o")]
