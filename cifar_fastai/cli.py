@@ -46,9 +46,9 @@ def flags(
 ): pass
 
 
-def parse(recipe: Recipe, argv: list[str]):
+def parse(recipe: Recipe, argv: list[str], prog: str | None = None):
     "The values of the flags in `argv`. Raises: InputError for an unknown flag or a value of the wrong kind"
-    parser = anno_parser(flags, prog=f"python -m recipes.{recipe.name}")
+    parser = anno_parser(flags, prog=prog or f"python -m recipes.{recipe.name}")
     parser.error = _refuse
     parser.allow_abbrev, parser.description = False, f"Train the recipe {recipe.name}: {recipe.describe()}."
     args, rest = parser.parse_known_args(argv)
@@ -60,12 +60,16 @@ def parse(recipe: Recipe, argv: list[str]):
 def _refuse(message: str): raise InputError(f"{message}. See --help.")   # argparse's own prints all flags
 
 
-def main(recipe: Recipe, argv: list[str] | None = None) -> None:
+def main(
+    recipe: Recipe,
+    argv: list[str] | None = None,   # None: those of the process
+    prog: str | None = None,         # the command that --help shows; None: the recipe's module
+) -> None:
     "Run `recipe` with the flags in `argv`; the process ends with 2 for a wrong input, 130 or 143 by a signal"
     argv = sys.argv[1:] if argv is None else argv
     warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)   # of torchvision, while it is imported
     with report_errors(debug="--debug" in argv):
-        args = parse(recipe, argv)
+        args = parse(recipe, argv, prog)
         changes = {"epochs": args.epochs, "bs": args.bs, "lr": _rate(args.lr), "seed": args.seed,
                    "limit": args.limit, "size": args.size, "valid": args.valid, "precision": args.precision,
                    "cam": args.cam_layer, "lr_its": args.lr_its, "norm": args.norm, "gallery": args.gallery}

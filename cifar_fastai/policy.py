@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from .errors import InputError, unknown
 
-__all__ = ["Policy", "named", "none", "pad_crop", "pad_crop_flip", "pad_crop_flip_cutout"]
+__all__ = ["Policy", "from_dict", "named", "none", "pad_crop", "pad_crop_flip", "pad_crop_flip_cutout"]
 
 
 def _number(v, low=0.0, high=float("inf"), whole=False) -> bool:
@@ -91,8 +91,22 @@ def pad_crop_flip_cutout(pad: int = 4, flip: float = 0.5, cutout: int = 8, **mor
     return Policy("pad_crop_flip_cutout", pad=pad, flip=flip, cutout=cutout, **more)
 
 
+_NAMED = {f.__name__: f for f in (none, pad_crop, pad_crop_flip, pad_crop_flip_cutout)}
+
+
 def named(name: str) -> Policy:
     "The policy of that name with its defaults. Raises: InputError with the nearest names"
-    known = {f.__name__: f for f in (none, pad_crop, pad_crop_flip, pad_crop_flip_cutout)}
-    if name not in known: raise unknown("augmentation policy", name, known)
-    return known[name]()
+    if name not in _NAMED: raise unknown("augmentation policy", name, _NAMED)
+    return _NAMED[name]()
+
+
+def from_dict(
+    values: dict,    # as `Policy.as_dict` gives them; what is left out is the named policy's, or `none`'s
+) -> Policy:
+    "A policy out of JSON. Raises: InputError for an unknown field or a value out of range"
+    known = [f.name for f in fields(Policy)]
+    for field in values:
+        if field not in known: raise unknown("policy field", field, known)
+    name = values.get("name", "own")
+    start = named(name) if name in _NAMED else Policy(name)
+    return start.but(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

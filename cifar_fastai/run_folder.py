@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 
+from . import policy
 from .checkpoint import differences, versions
 from .errors import InputError, unknown
-from .policy import Policy
 from .recipe import Recipe
 from .saving import TEMPORARY, sweep, write_json
 
@@ -106,32 +106,36 @@ def saved_recipe(folder: Path) -> dict:
 
 
 def load_recipe(path: str | Path) -> Recipe:
-    """The recipe in a recipe.json. Raises: InputError for what is no recipe, or whose augmentation was given
-    as Albumentations transforms: those only the recipe's own module can make"""
+    """The recipe in a recipe.json, of a run or written by hand: what is left out has its default, the name
+    is the file's. Raises: InputError for what is no recipe, or holds transforms of Albumentations"""
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in read_json(path).items()}
+    fields.setdefault("name", Path(path).stem)
     aug, known = fields.get("aug"), [f.name for f in dataclass_fields(Recipe)]
     for name in fields:
         if name not in known: raise unknown("recipe field", name, known)
+    if isinstance(aug, dict) and "transform" in aug:
+        raise InputError(f"{path} holds transforms of Albumentations, which only the recipe's own module can "
+                         "make. Run that module.")
     try:
-        if isinstance(aug, dict):
-            fields["aug"] = Policy(**{k: tuple(v) if isinstance(v, list) else v for k, v in aug.items()})
+        if isinstance(aug, dict): fields["aug"] = policy.from_dict(aug)
         return Recipe(**fields)
     except (TypeError, OverflowError) as error:
         raise InputError(f"{path} holds no recipe: {' '.join(str(error).split())}. "
-                         "Give the recipe.json of a run.") from error
+                         "Give fields of a recipe, as the recipe.json of a run has them.") from error
 
 
 def read_json(path: str | Path) -> dict:
     "The JSON object in `path`. Raises: InputError for anything else"
     try:
         with open(path, "rb") as file: text = file.read(LIMIT + 1)
-        value = json.loads(text if len(text) <= LIMIT else b"too long")
+        if len(text) > LIMIT: raise ValueError(f"more than {LIMIT:,} bytes")
+        value = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        why = getattr(error, "strerror", None) or type(error).__name__
-        raise InputError(f"{path} cannot be read as JSON ({why}). Restore it, or start a new run.") from error
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path} cannot be read as JSON ({why}). Mend it, or start a new run.") from error
     if isinstance(value, dict): return value
     raise InputError(f"{path} holds a {type(value).__name__}, no JSON object. "
-                     "Restore it, or start a new run.")
+                     "Mend it, or start a new run.")
 
 
 def sealed_files(folder: Path) -> list[Path]:

@@ -1,4 +1,8 @@
-"""python -m recipes: what there is. python -m recipes compare RUN ... [--out FOLDER]: runs side by side.
+"""What there is, and what is done with run folders and files.
+
+    python -m recipes                                  the list
+    python -m recipes train FILE [flags]               the recipe in a recipe.json: of a run, or of your own
+    python -m recipes compare RUN ... [--out FOLDER]   runs side by side
 
 A figure stands in the list only where a file in benchmarks/results holds it, as `--seeds` writes it, measured
 with the recipe's present values.
@@ -11,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
+from cifar_fastai import cli
 from cifar_fastai.cli import report_errors
 from cifar_fastai.errors import InputError, unknown
 from cifar_fastai.recipe import Recipe
@@ -73,7 +78,7 @@ def layout(lines: list[tuple]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    "List the recipes, or compare runs"
+    "List the recipes, train one that a file holds, or compare runs"
     argv = sys.argv[1:] if argv is None else argv
     with report_errors(debug="--debug" in argv):
         if not argv:
@@ -82,8 +87,22 @@ def main(argv: list[str] | None = None) -> None:
         if argv[0] in ("-h", "--help"):
             print(__doc__.strip())
             return
-        if argv[0] != "compare": raise unknown("command of recipes", argv[0], ["compare"])
-        _compare(argv[1:])
+        if argv[0] not in COMMANDS: raise unknown("command of recipes", argv[0], COMMANDS)
+        COMMANDS[argv[0]](argv[1:])
+
+
+def _train(argv: list[str]) -> None:
+    "The recipe in a file, or in the folder of a run, with the flags that every recipe has"
+    if argv[:1] in (["-h"], ["--help"]):
+        print(__doc__.strip())
+        return
+    if not argv or argv[0].startswith("-"):
+        raise InputError("python -m recipes train takes a recipe's file first. Give one, such as the "
+                         "recipe.json of a run, then the flags.")
+    from cifar_fastai.run_folder import load_recipe
+    path = Path(argv[0])
+    recipe = load_recipe(path / "recipe.json" if path.is_dir() else path)
+    cli.main(recipe, argv[1:], prog=f"python -m recipes train {argv[0]}")
 
 
 def _compare(argv: list[str]) -> None:
@@ -97,5 +116,7 @@ def _compare(argv: list[str]) -> None:
     print(layout(table(compare(args.runs, out))))
     print(f"\nfigures and table in {out}")
 
+
+COMMANDS = {"train": _train, "compare": _compare}
 
 if __name__ == "__main__": main()

@@ -53,4 +53,6 @@ def test_a_variant_changes_what_it_names_and_is_checked_too():
 def test_a_policy_comes_back_from_json():
     p = policy.pad_crop_flip_cutout(jitter=(.1, .2, .3, .1), holes=(1, 2), fill=7)
     back = json.loads(json.dumps(p.as_dict()))
-    assert Policy(**{k: tuple(v) if isinstance(v, list) else v for k, v in back.items()}) == p
+    assert policy.from_dict(back) == p
+    assert policy.from_dict({"name": "pad_crop_flip", "flip": 1}) == policy.pad_crop_flip(flip=1)
+    assert policy.from_dict({"pad": 2}) == Policy("own", pad=2)

@@ -9,6 +9,7 @@ import pytest
 
 from cifar_fastai import Recipe, cli
 from cifar_fastai.policy import Policy
+from recipes.__main__ import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "predecessors.md").read_text()
@@ -36,6 +37,7 @@ TOP = ("LICENSE", "README.md", "requirements.lock", "environment.yml")
 
 def exists(name: str) -> bool:
     "Whether a name of the page stands for something"
+    if name.startswith("python -m recipes "): return name.split()[3] in COMMANDS
     if name.startswith("--"): return name[2:].replace("-", "_") in signature(cli.flags).parameters
     if name.startswith("figures/"):
         return any(f'"{name[8:-4]}"{end}' in DRAWN for end in (": lambda", ": interp.", "]"))
@@ -66,7 +68,7 @@ def test_the_recipes_of_the_first_table_exist():
 
 def test_a_name_that_does_not_exist_is_noticed():
     wrong = ("--colour", "figures/landscape.png", "notes.txt", "recipes/none.py", "Recipe.colour",
-             "models.resnet7", "gallery.Gallery.plot_everything")
+             "models.resnet7", "python -m recipes dance", "gallery.Gallery.plot_everything")
     assert [n for n in wrong if exists(n)] == []
 
 

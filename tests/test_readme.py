@@ -1,9 +1,12 @@
-"""What the README shows in Python runs as it stands there, and comes to something."""
+"""What the README shows in Python and JSON runs as it stands there, and comes to something."""
 import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
+
+from cifar_fastai import Recipe, policy
+from cifar_fastai.run_folder import load_recipe
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -31,3 +34,10 @@ def test_the_amended_recipe_leaves_a_whole_run(tmp_path, monkeypatch):
     exec(BLOCKS[1].replace("epochs=5", "epochs=1"), names)
     folder = names["run"].folder
     assert check(folder)[0] == [] and folder.resolve().parent == tmp_path / "runs" / "mine"
+
+
+def test_the_file_is_the_recipe_that_it_looks_like(tmp_path):
+    (tmp_path / "mine.json").write_text(re.findall(r"```json\n(.*?)```", README, re.S)[0])
+    aug = policy.from_dict({"pad": 4, "flip": .5})
+    assert load_recipe(tmp_path / "mine.json") == Recipe(name="mine", model="resnet18", epochs=5,
+                                                         schedule="flat_cos", mixup=.4, aug=aug)

@@ -1,5 +1,6 @@
 """Every recipe is valid, listed, and trains with its own options."""
 import json
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import tiny
 from cifar_fastai import Recipe
 from cifar_fastai.errors import InputError
 from cifar_fastai.runs import train
-from recipes.__main__ import listing, measured, recipes, schedule
+from recipes.__main__ import listing, main, measured, recipes, schedule
 
 ALL = {r.name: r for found in recipes().values() for r in found}
 SMALL = {"model": "tiny", "cam": "layer3", "bs": 64, "precision": "fp32",
@@ -64,6 +65,29 @@ def test_a_recipe_trains_on_digits_with_its_own_options(name, runs, monkeypatch)
     _options_at_work(r, run)
     log, model = ((run.folder / f).read_text() for f in ("log.txt", "model.txt"))
     assert f"schedule='{r.schedule}'" in log and "Unused: none" in model
+
+
+def test_the_recipe_in_a_runs_folder_is_trained_again_to_the_same_weights(runs, tmp_path, monkeypatch):
+    for write in ("write_data", "write_training", "write_interpretation"):
+        monkeypatch.setattr(f"cifar_fastai.runs.{write}", lambda *args, **kwargs: {})
+    r = ALL["custom_resnet_24ep"].but(**SMALL, epochs=2, mixup=.4, name="mine")
+    run = train(r, "digits", tmp_path / "first", quiet=True, device="cpu")
+    flags = ["--data", "digits", "--device", "cpu", "--quiet", "--out"]
+    main(["train", str(run.folder), *flags, str(tmp_path / "again")])
+    main(["train", str(run.folder / "recipe.json"), "--seed", "1", *flags, str(tmp_path / "other")])
+    first, again, other = ((tmp_path / f / "weights.safetensors").read_bytes()
+                           for f in ("first", "again", "other"))
+    assert first == again and first != other
+
+
+@pytest.mark.parametrize("argv, said", [
+    (["train"], "takes a recipe's file first"), (["train", "--seed"], "takes a recipe's file first"),
+    (["train", "nowhere.json"], "nowhere.json cannot be read as JSON .No such file"),
+    (["trian"], "unknown command of recipes 'trian'. Did you mean train")])
+def test_a_wrong_command_is_one_line(argv, said, capsys):
+    with pytest.raises(SystemExit, match="2"): main(argv)
+    err = capsys.readouterr().err
+    assert re.search(said, err) and err.count("\n") == 1
 
 
 def _options_at_work(r, run):

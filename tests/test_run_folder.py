@@ -117,4 +117,26 @@ def test_a_recipe_with_transforms_of_albumentations_needs_its_own_module(tmp_pat
     import albumentations as A
     recipe = RECIPE.but(aug=A.Compose([A.HorizontalFlip(p=.5)]))
     begin(tmp_path / "run", recipe, DECIDED, resume=False)
-    with pytest.raises(InputError, match="holds no recipe"): load_recipe(tmp_path / "run" / "recipe.json")
+    with pytest.raises(InputError, match="holds transforms of Albumentations, which only the recipe's own"):
+        load_recipe(tmp_path / "run" / "recipe.json")
+
+
+def test_a_recipe_written_by_hand_has_defaults_and_the_name_of_its_file(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"epochs": 3, "aug": {"name": "pad_crop_flip_cutout", "cutout": 16, "holes": [1, 3]}}')
+    aug = policy.pad_crop_flip_cutout(cutout=16, holes=(1, 3))
+    assert load_recipe(path) == Recipe(name="mine", epochs=3, aug=aug)
+    path.write_text(json.dumps(RECIPE.as_dict()))
+    assert load_recipe(path) == RECIPE
+
+
+@pytest.mark.parametrize("text, said", [
+    ('{"epchs": 3}', "unknown recipe field 'epchs'. Did you mean epochs"),
+    ('{"epochs": "3"}', "recipe mine: epochs='3' is a str. Give int"),
+    ('{"aug": {"pda": 3}}', "unknown policy field 'pda'. Did you mean pad"),
+    ('{"aug": {"pad": -3}}', "policy own: pad=-3. Give a whole number"),
+    ('{"aug": {"name": [3]}}', "mine.json holds no recipe: .* Give fields of a recipe, as the recipe.json"),
+    ("epochs: 3", "mine.json cannot be read as JSON .Expecting value: line 1.*. Mend it")])
+def test_a_recipe_written_wrongly_is_refused_by_what_is_wrong(tmp_path, text, said):
+    (tmp_path / "mine.json").write_text(text)
+    with pytest.raises(InputError, match=said): load_recipe(tmp_path / "mine.json")
