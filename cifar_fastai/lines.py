@@ -10,7 +10,12 @@ from pathlib import Path
 
 from .saving import SaveError
 
-__all__ = ["lines_to"]
+__all__ = ["counted", "lines_to"]
+
+
+def counted(n: int, thing: str) -> str:
+    "1 epoch, 20 epochs, 10,000 pictures"
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"
 
 
 class _Shown(logging.StreamHandler):

@@ -13,6 +13,7 @@ from typing import get_args
 
 from . import policy
 from .errors import InputError, unknown
+from .lines import counted
 
 __all__ = ["Recipe"]
 
@@ -144,7 +145,8 @@ class Recipe:
 
     def describe(self) -> str:
         "Net, length and rate in a few words"
-        return f"{self.model}, {self.epochs} epochs, {self.schedule} with lr={self.lr}, batches of {self.bs}"
+        long = counted(self.epochs, "epoch")
+        return f"{self.model}, {long}, {self.schedule} with lr={self.lr}, batches of {self.bs}"
 
     def settings(self, width: int = 106) -> str:
         "Every field with its value, as lines for people"

@@ -23,7 +23,7 @@ from .gradcam import find_layers
 from .ingredients import callbacks_of, peak_factor, regularisers_of, suggestions_of
 from .interpret import ImageInterpretation
 from .learner import ImageLearner, cifar_learner
-from .lines import lines_to
+from .lines import counted, lines_to
 from .loaders import cifar_dataloaders, subsets, usable_device
 from .lock import RunLock
 from .logs import History, TensorBoardLog
@@ -122,9 +122,9 @@ def _prepare(recipe: Recipe, data, unverified, workers, device, before) -> Image
     n = len(subsets(kept, recipe.valid, recipe.seed)[0])
     bs, steps = _batch_size(recipe, n), n // recipe.bs
     dls = cifar_dataloaders(kept, bs, recipe.aug, recipe.valid, recipe.seed, workers, device=device)
-    smaller = f" ({recipe.bs} would leave {steps} steps an epoch)" if bs < recipe.bs else ""
-    log.info("recipe      %s: %s, %d epochs, batches of %d%s", recipe.name, recipe.model, recipe.epochs, bs,
-             smaller)
+    smaller = f" ({recipe.bs} would leave {counted(steps, 'step')} an epoch)" if bs < recipe.bs else ""
+    log.info("recipe      %s: %s, %s, batches of %d%s", recipe.name, recipe.model,
+             counted(recipe.epochs, "epoch"), bs, smaller)
     for line in recipe.settings(96).splitlines(): log.info("            %s", line)
     log.info("data        %s, mean %s, std %s", repr(kept)[10:-1], _rounded(kept.mean), _rounded(kept.std))
     log.info("device      %s, %d loader workers", _describe(dls.device), dls.train.fake_l.num_workers)
@@ -230,7 +230,7 @@ def _to_tensorboard(board: TensorBoardLog, folder: Path, learn: ImageLearner, fo
 def _announce(run: Run):
     r = run.results
     tta = f", {r['accuracy_tta']:.2%} with {r['tta']} TTA" if "accuracy_tta" in r else ""
-    log.info("test        %.2f %% of %s pictures%s; loss %.4f, %d mistakes", 100 * r["accuracy"],
-             f"{r['pictures']:,}", tta, r["loss"], r["mistakes"])
+    log.info("test        %.2f %% of %s%s; loss %.4f, %s", 100 * r["accuracy"],
+             counted(r["pictures"], "picture"), tta, r["loss"], counted(r["mistakes"], "mistake"))
     log.info("took        %.0f s", r["seconds"])
     log.info("folder      %s", run.folder)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from cifar_fastai.lines import lines_to
+from cifar_fastai.lines import counted, lines_to
 
 log = logging.getLogger("cifar_fastai")
 
@@ -18,6 +18,10 @@ def nobody_listens():
     root.handlers.clear()
     try: yield
     finally: root.handlers[:] = handlers
+
+
+@pytest.mark.parametrize("n, said", [(0, "0 steps"), (1, "1 step"), (2, "2 steps"), (5000, "5,000 steps")])
+def test_one_thing_is_no_plural(n, said): assert counted(n, "step") == said
 
 
 def test_lines_go_to_stdout_and_with_the_time_to_a_file(tmp_path, capsys):
