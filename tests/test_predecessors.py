@@ -1,4 +1,5 @@
 """docs/predecessors.md is true: what it names exists, and nothing of what a predecessor does is left out."""
+import json
 import re
 from dataclasses import fields
 from importlib import import_module
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import predecessors
 from cifar_fastai import Recipe, cli
 from cifar_fastai.policy import Policy
 from recipes.__main__ import COMMANDS
@@ -16,6 +18,8 @@ PAGE = (ROOT / "docs" / "predecessors.md").read_text()
 ROWS = [[c.strip() for c in line.strip("|").split("|")] for line in PAGE.splitlines()
         if line.startswith("|") and line.count("|") == 8]
 FEATURES = {r[0]: r[6] for r in ROWS[2:] if not r[0].startswith("**")}
+PAIRS = [[c.strip() for c in line.strip("|").split("|")] for line in PAGE.split("## Measured")[1].splitlines()
+         if re.match(r"\| [A-E] ", line)]
 DRAWN = (ROOT / "cifar_fastai" / "report.py").read_text()
 WRITTEN = "".join((ROOT / "cifar_fastai" / f).read_text() for f in ("report.py", "runs.py", "run_folder.py"))
 
@@ -78,3 +82,11 @@ def test_every_feature_of_a_predecessor_has_its_row():
 
 def test_cells_of_the_five_say_one_of_four_words():
     assert {c for r in ROWS[2:] if not r[0].startswith("**") for c in r[1:6]} == {"yes", "part", "no", "-"}
+
+
+def test_the_accuracies_beside_the_predecessors_settings_are_those_of_the_record():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "predecessors.json").read_text())["rows"]
+    said = ["{1:22}  ours {2} %, predecessor's settings {3} %: {4} points, n={5}".format(*r) for r in PAIRS]
+    assert said == predecessors.table(rows).splitlines() and len(said) == 5
+    rows[0]["ours"] += .01
+    assert said != predecessors.table(rows).splitlines()
