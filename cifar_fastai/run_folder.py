@@ -105,11 +105,12 @@ def saved_recipe(folder: Path) -> dict:
     return read_json(Path(folder) / "recipe.json")
 
 
-def load_recipe(path: str | Path) -> Recipe:
-    """The recipe in a recipe.json, of a run or written by hand: what is left out has its default, the name
-    is the file's. Raises: InputError for what is no recipe, or holds transforms of Albumentations"""
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in read_json(path).items()}
-    fields.setdefault("name", Path(path).stem)
+def load_recipe(
+    path: str | Path,    # a recipe.json, of a run or written by hand: what is left out has its default
+    **given,             # fields that the file need not have: name, which has no default
+) -> Recipe:
+    "The recipe in a file. Raises: InputError for what is no recipe, or holds transforms of Albumentations"
+    fields = given | {k: tuple(v) if isinstance(v, list) else v for k, v in read_json(path).items()}
     aug, known = fields.get("aug"), [f.name for f in dataclass_fields(Recipe)]
     for name in fields:
         if name not in known: raise unknown("recipe field", name, known)

@@ -101,7 +101,7 @@ def _train(argv: list[str]) -> None:
                          "recipe.json of a run, then the flags.")
     from cifar_fastai.run_folder import load_recipe
     path = Path(argv[0])
-    recipe = load_recipe(path / "recipe.json" if path.is_dir() else path)
+    recipe = load_recipe(path / "recipe.json" if path.is_dir() else path, name=path.stem)
     cli.main(recipe, argv[1:], prog=f"python -m recipes train {argv[0]}")
 
 

@@ -39,5 +39,5 @@ def test_the_amended_recipe_leaves_a_whole_run(tmp_path, monkeypatch):
 def test_the_file_is_the_recipe_that_it_looks_like(tmp_path):
     (tmp_path / "mine.json").write_text(re.findall(r"```json\n(.*?)```", README, re.S)[0])
     aug = policy.from_dict({"pad": 4, "flip": .5})
-    assert load_recipe(tmp_path / "mine.json") == Recipe(name="mine", model="resnet18", epochs=5,
-                                                         schedule="flat_cos", mixup=.4, aug=aug)
+    found = load_recipe(tmp_path / "mine.json", name="mine")
+    assert found == Recipe(name="mine", model="resnet18", epochs=5, schedule="flat_cos", mixup=.4, aug=aug)

@@ -121,13 +121,14 @@ def test_a_recipe_with_transforms_of_albumentations_needs_its_own_module(tmp_pat
         load_recipe(tmp_path / "run" / "recipe.json")
 
 
-def test_a_recipe_written_by_hand_has_defaults_and_the_name_of_its_file(tmp_path):
+def test_a_recipe_written_by_hand_has_defaults_and_may_be_given_its_name(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text('{"epochs": 3, "aug": {"name": "pad_crop_flip_cutout", "cutout": 16, "holes": [1, 3]}}')
     aug = policy.pad_crop_flip_cutout(cutout=16, holes=(1, 3))
-    assert load_recipe(path) == Recipe(name="mine", epochs=3, aug=aug)
+    assert load_recipe(path, name="mine") == Recipe(name="mine", epochs=3, aug=aug)
+    with pytest.raises(InputError, match="mine.json holds no recipe: .* 'name'"): load_recipe(path)
     path.write_text(json.dumps(RECIPE.as_dict()))
-    assert load_recipe(path) == RECIPE
+    assert load_recipe(path, name="mine") == RECIPE, "the file's name before another"
 
 
 @pytest.mark.parametrize("text, said", [
@@ -139,4 +140,4 @@ def test_a_recipe_written_by_hand_has_defaults_and_the_name_of_its_file(tmp_path
     ("epochs: 3", "mine.json cannot be read as JSON .Expecting value: line 1.*. Mend it")])
 def test_a_recipe_written_wrongly_is_refused_by_what_is_wrong(tmp_path, text, said):
     (tmp_path / "mine.json").write_text(text)
-    with pytest.raises(InputError, match=said): load_recipe(tmp_path / "mine.json")
+    with pytest.raises(InputError, match=said): load_recipe(tmp_path / "mine.json", name="mine")
