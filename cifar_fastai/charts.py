@@ -66,19 +66,27 @@ def plot_lr_schedule(
     steps_per_epoch: int | None = None,      # counts the axis in epochs
     **kwargs,
 ) -> Figure:
-    "Learning rate and momentum over the steps"
+    "Learning rate and momentum over the steps; a rate that falls in stairs is drawn by its powers of ten"
     rows = [("learning rate", lrs, TRAIN), *([("momentum", moms, VALID)] if moms is not None else [])]
     kwargs.setdefault("figsize", (6, 1.2 + 1.5 * len(rows)))
     fig, axs = new_figure(len(rows), 1, sharex=True, **kwargs)
     for ax, (label, values, color) in zip(axs.flat, rows):
         ax.plot(np.arange(len(values)) / (steps_per_epoch or 1), values, color=color)
         _axes(ax, ylabel=label)
-    peak = int(np.argmax(lrs))
-    at = f"epoch {peak / steps_per_epoch:.1f}" if steps_per_epoch else f"step {peak}"
-    axs[0, 0].set_title(f"From {lrs[0]:.3g} to {lrs[peak]:.3g} at {at}, then to {lrs[-1]:.3g}", fontsize=10)
+    if min(lrs) > 0 and 2 < len(set(lrs)) <= len(lrs) / 10: axs[0, 0].set_yscale("log")
+    axs[0, 0].set_title(_course(lrs, steps_per_epoch), fontsize=10)
     axs[-1, 0].set_xlabel("epoch" if steps_per_epoch else "step")
     axs[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     return fig
+
+
+def _course(lrs: Sequence[float], steps_per_epoch: int | None) -> str:
+    "How the rate went, in words"
+    peak = int(np.argmax(lrs))
+    if min(lrs) == max(lrs): return f"{lrs[0]:.3g} throughout"
+    if peak == 0: return f"From {lrs[0]:.3g} down to {lrs[-1]:.3g}"
+    at = f"epoch {peak / steps_per_epoch:.1f}" if steps_per_epoch else f"step {peak}"
+    return f"From {lrs[0]:.3g} to {lrs[peak]:.3g} at {at}, then to {lrs[-1]:.3g}"
 
 
 def plot_lr_find(

@@ -65,6 +65,15 @@ def test_schedule_without_momentum_counts_steps():
     assert ax.get_xlabel() == "step" and "at step 1" in ax.get_title()
 
 
+@pytest.mark.parametrize("lrs, title, scale", [
+    ([.1] * 30 + [.01] * 20 + [.001] * 10, "From 0.1 down to 0.001", "log"),
+    ([.1] * 9, "0.1 throughout", "linear"), ([.1, .05, 0], "From 0.1 down to 0", "linear"),
+    ([.1, .2, .1], "From 0.1 to 0.2 at step 1, then to 0.1", "linear")])
+def test_a_rate_that_never_rises_is_said_so_and_stairs_are_seen(lrs, title, scale):
+    ax, = plot_lr_schedule(lrs).axes
+    assert (ax.get_title(), ax.get_yscale()) == (title, scale)
+
+
 def test_suggestions_lie_on_the_curve_of_the_rate_finder():
     lrs, losses = np.logspace(-4, 0, 50), np.linspace(3, 1, 50)
     ax, = plot_lr_find(lrs, losses, {"valley": 1e-2, "steep": 1e-3}, chosen=5e-3).axes
