@@ -63,7 +63,10 @@ class Policy:
         return f"{self.name}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in changed)})"
 
     def but(self, **changes) -> "Policy":
-        "The same policy with some values changed"
+        "The same policy with some values changed. Raises: InputError for an unknown field"
+        known = [f.name for f in fields(self)]
+        for name in changes:
+            if name not in known: raise unknown("policy field", name, known)
         return replace(self, **changes)
 
     def as_dict(self) -> dict:
@@ -104,9 +107,6 @@ def from_dict(
     values: dict,    # as `Policy.as_dict` gives them; what is left out is the named policy's, or `none`'s
 ) -> Policy:
     "A policy out of JSON. Raises: InputError for an unknown field or a value out of range"
-    known = [f.name for f in fields(Policy)]
-    for field in values:
-        if field not in known: raise unknown("policy field", field, known)
     name = values.get("name", "own")
     start = named(name) if name in _NAMED else Policy(name)
     return start.but(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -48,6 +48,7 @@ def test_a_variant_changes_what_it_names_and_is_checked_too():
     base = policy.pad_crop_flip()
     assert base.but(pad=2) == Policy("pad_crop_flip", pad=2, flip=.5) and base.pad == 4
     with pytest.raises(InputError, match="pad=-1"): base.but(pad=-1)
+    with pytest.raises(InputError, match="unknown policy field 'pda'. Did you mean pad"): base.but(pda=2)
 
 
 def test_a_policy_comes_back_from_json():
