@@ -16,7 +16,6 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 from cifar_fastai import cli
-from cifar_fastai.cli import report_errors
 from cifar_fastai.errors import InputError, unknown
 from cifar_fastai.recipe import Recipe
 
@@ -80,7 +79,7 @@ def layout(lines: list[tuple]) -> str:
 def main(argv: list[str] | None = None) -> None:
     "List the recipes, train one that a file holds, or compare runs"
     argv = sys.argv[1:] if argv is None else argv
-    with report_errors(debug="--debug" in argv):
+    with cli.report_errors(debug="--debug" in argv):
         if not argv:
             print(listing())
             return
