@@ -160,8 +160,9 @@ def plot_scores(
     ax.axvline(100 * mean, color=GREY, ls=":", zorder=0, label=f"all pictures: {100 * mean:.2f} % accuracy")
     names = [f"{short(c, 24)}  {'–' if np.isnan(a) else f'{a:.1f}'}" for c, a in zip(table["class"], acc)]
     text(ax.set_yticks, y, names, fontsize=9 if len(y) <= 30 else 6)
-    low = np.nanmin([*acc, *prec, 100 * mean])
-    _axes(ax, ylim=(len(y) - .5, -.5), xlim=(max(0, low - 2), 101), xlabel="per cent")
+    low = max(0, np.nanmin([*acc, *prec, 100 * mean]) - 2)
+    _axes(ax, ylim=(len(y) - .5, -.5), xlim=(low, 101), xlabel="per cent")
+    ax.set_xticks([t for t in ax.get_xticks() if low <= t <= 100])   # a dot at 100 has room, 101 no meaning
     ax.grid(False, axis="y")
     ax.spines["left"].set_visible(False)
     ax.tick_params(left=False)

@@ -114,6 +114,15 @@ def test_scores_stand_beside_their_class_and_a_missing_class_says_so():
     assert mean.get_label() == "all pictures: 87.50 % accuracy" and ax.get_ylim() == (2.5, -.5)
 
 
+def test_no_class_is_offered_more_than_100_per_cent():
+    for wrong in (1, 40):
+        scores = per_class(np.array([[100 - wrong, wrong], [0, 100]]), ("a", "b"))
+        ax, = plot_scores(scores, 1 - wrong / 200).axes
+        low, high = ax.get_xlim()
+        assert max(ax.get_xticks()) == 100 < high and min(ax.get_xticks()) >= low == 98 - wrong
+        assert len(ax.get_xticks()) > 2
+
+
 def test_bins_show_accuracy_over_confidence_and_the_error():
     top, bottom = plot_bins(*calibration(np.array([.95, .95, .55]), np.array([True, False, True]), 10)).axes
     np.testing.assert_allclose(top.lines[-1].get_xydata(), [[.55, 1], [.95, .5]])
