@@ -20,6 +20,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from .errors import InputError, unknown
+from .fonts import drawable
 from .saving import save_atomically
 
 __all__ = ["BAD", "GOOD", "Tile", "add_colorbar", "as_picture", "new_figure", "offscreen", "overlay",
@@ -116,9 +117,12 @@ def percent(p: float) -> str:
 
 
 def text(set_text: Callable, *args, color: str | None = None, **kwargs):
-    "Call `set_text` (`ax.set_title`, `ax.text` …) so that `$` and `_` stay what they are"
+    "Call `set_text` (`ax.set_title`, `ax.text` …) so that `$` and `_` stay what they are, in any script"
     if color: kwargs["color"] = color       # else the style's own
-    return set_text(*args, parse_math=False, usetex=False, **kwargs)
+    drawn = [drawable(a) for a in args]
+    families = list(dict.fromkeys(name for _, some in drawn for name in some or ()))
+    if families: kwargs["fontfamily"] = families
+    return set_text(*[a for a, _ in drawn], parse_math=False, usetex=False, **kwargs)
 
 
 def overlay(
