@@ -20,7 +20,8 @@ _FOLDER = {"nargs": "?", "const": "newest", "metavar": "FOLDER"}
 
 
 def flags(
-    data: str = None,             # cifar10 (default), cifar100, digits, an archive, a folder of train/, test/
+    data: str = None,             # cifar10 (default), cifar100, digits, an archive, a folder, a .zip of one
+    data_split: float = None,     # share of a folder without a test set that tests (0.2)
     unverified: bool = False,     # read an archive whose MD5 is not the official one
     epochs: int = None,           # passes over the training pictures
     bs: int = None,               # pictures a batch
@@ -105,7 +106,8 @@ def _run(recipe: Recipe, args, out, resume: bool) -> None:
     _bring(source, recipe.size, args)
     from .runs import train
     common = {"unverified": args.unverified, "workers": args.workers, "device": args.device,
-              "quiet": args.quiet, "checkpoint_minutes": args.checkpoint_minutes}
+              "split": args.data_split, "quiet": args.quiet,
+              "checkpoint_minutes": args.checkpoint_minutes}
     if not args.seeds:
         train(recipe, source, out, resume=resume, **common)
         return

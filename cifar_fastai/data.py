@@ -16,9 +16,11 @@ import numpy as np
 
 from . import search
 from .archives import official_in, read_official
+from .content import content_keys, shared_pictures, split_off, statistics, stratified, without_doubles
 from .errors import InputError, unknown
-from .folders import LAYOUT, digest, read_folder
+from .folders import digest, read_folder
 from .pictures import read_picture
+from .trees import is_zip
 
 __all__ = ["ImageData", "load_data", "read_picture", "statistics", "content_keys", "shared_pictures"]
 
@@ -37,7 +39,7 @@ class ImageData:
     source: str              # what a person calls it
     fingerprint: str         # sha256 over pictures, labels, class names and size
     mean: tuple              # of the training pictures, R G B, each in 0…1
-    std: tuple               # population standard deviation, as above
+    std: tuple               # population standard deviation, as above; 1 for a channel that never changes
     files_train: Sequence | None = None   # names, for messages
     files_test: Sequence | None = None
 
@@ -50,6 +52,7 @@ class ImageData:
                 raise InputError(f"{len(x)} {what} pictures have {len(y)} labels. Give each its own.")
             if y.min() < 0 or y.max() > top:
                 raise InputError(f"{what} labels go from {y.min()} to {y.max()}, expected 0 to {top}.")
+        object.__setattr__(self, "std", tuple(s or 1.0 for s in self.std))   # 0/0 would be NaN: this gives 0
         for name in ("x_train", "y_train", "x_test", "y_test"):   # read-only, as from a memory-mapped cache
             view = getattr(self, name).view()
             view.flags.writeable = False
@@ -71,7 +74,7 @@ class ImageData:
         if n >= len(self.x_train): return self
         if n < len(self.classes):
             raise InputError(f"limit {n} is below the {len(self.classes)} classes. Give one a class or more.")
-        idx, _ = _stratified(self.x_train, self.y_train, n, seed)
+        idx = stratified(content_keys(self.x_train, seed), self.y_train, n)
         x, y = np.ascontiguousarray(self.x_train[idx]), self.y_train[idx]
         about = _describe(x, y, self.x_test, self.y_test, self.classes)
         files = self.files_train and [self.files_train[i] for i in idx]
@@ -86,65 +89,13 @@ class ImageData:
         most = len(self.x_train) // 5
         n = min(n, most)
         if n < 1: raise InputError(f"holdout of {n} pictures, expected 1 to {most}. Hold out others.")
-        held, keys = _stratified(self.x_train, self.y_train, n, seed)
-        rest = np.ones(len(keys), bool)
-        rest[held] = False
-        twin = np.isin(keys[held], keys[rest])
-        rest[held[twin]] = True
-        if twin.all(): raise InputError("every picture to hold out is there twice. Remove the doubles.")
-        return np.flatnonzero(rest), held[~twin]
+        keys = content_keys(self.x_train, seed)
+        rest, held = without_doubles(stratified(keys, self.y_train, n), keys)
+        if not len(held): raise InputError("every picture to hold out is there twice. Remove the doubles.")
+        return rest, held
 
 
-# ---------------------------------------------------------------- choosing and describing pictures
-
-def content_keys(
-    x: np.ndarray,    # (N,S,S,3) uint8
-    seed: int = 0,    # another seed, another order
-) -> np.ndarray:      # (N,) uint64
-    "A keyed 64-bit hash (BLAKE2b) of each picture: equal pictures have equal keys, whatever their place"
-    key = int(seed).to_bytes(8, "little", signed=True)
-    hashes = (hashlib.blake2b(p, digest_size=8, key=key).digest() for p in np.ascontiguousarray(x))
-    return np.fromiter((int.from_bytes(h, "little") for h in hashes), np.uint64, len(x))
-
-
-def _stratified(x, y, n, seed):
-    "(`n` indices with the class shares of `y`, in order of content; the keys of all)"
-    keys, counts = content_keys(x, seed), np.bincount(y)
-    share = n * counts / len(y)
-    take = np.floor(share).astype(int)
-    if n >= (counts > 0).sum(): take = np.where(counts > 0, np.maximum(take, 1), 0)
-    for c in np.argsort(take - share, kind="stable"):        # largest remainder first
-        if take.sum() < n: take[c] += 1
-    while take.sum() > n: take[np.argmax(take)] -= 1
-    order = np.argsort(keys, kind="stable")
-    rank = np.empty(len(y), int)
-    for c in range(len(counts)): rank[order[y[order] == c]] = np.arange(counts[c])
-    return order[rank[order] < take[y[order]]], keys
-
-
-def statistics(
-    x: np.ndarray,    # (N,S,S,3) uint8
-) -> tuple:           # (mean, std): each three floats in 0…1
-    "Mean and population standard deviation of each channel over all pixels, from exact integer sums"
-    total, squares = np.zeros(3, np.int64), np.zeros(3, np.int64)
-    for i in range(0, len(x), 256):
-        part = x[i:i + 256].reshape(len(x[i:i + 256]), -1)
-        total += part.sum(0, dtype=np.uint32).reshape(-1, 3).sum(0, dtype=np.int64)
-        part = np.square(part, dtype=np.uint32).sum(0, dtype=np.uint32)   # 256 × 255² fit
-        squares += part.reshape(-1, 3).sum(0, dtype=np.int64)
-    n = x[..., 0].size
-    mean = tuple(int(t) / (255 * n) for t in total)
-    std = tuple(((n * int(q) - int(t) ** 2) / n ** 2) ** .5 / 255 for t, q in zip(total, squares))
-    return mean, std
-
-
-def shared_pictures(
-    x_train: np.ndarray,   # (N,S,S,3) uint8
-    x_test: np.ndarray,    # (M,S,S,3)
-) -> np.ndarray:           # indices into x_test
-    "Which test pictures are byte for byte among the training pictures"
-    return np.flatnonzero(np.isin(content_keys(x_test), content_keys(x_train)))
-
+# ---------------------------------------------------------------- describing pictures
 
 def _describe(x_train, y_train, x_test, y_test, classes):
     parts = [classes, x_train.shape, x_test.shape, *map(digest, (x_train, y_train, x_test, y_test))]
@@ -160,26 +111,37 @@ def _fields(about):
 # ---------------------------------------------------------------- sources
 
 def load_data(
-    source: str | Path = "cifar10",   # "cifar10", "cifar100", "digits", or the path of an archive or a folder
+    source: str | Path = "cifar10",   # "cifar10", "cifar100", "digits", or a path: folder, .zip, archive
     *,
     size: int = 32,                   # side of the pictures, 8 to 256
     unverified: bool = False,         # take the files at a path or in CIFAR10_DIR whatever their MD5
     download: bool = True,            # fetch CIFAR where it is not found
+    split: float | None = None,       # share of a folder without a test set that tests; None: 0.2
+    split_seed: int = 0,              # which pictures these are: another seed, others
 ) -> ImageData:
     "Checked pictures from `source`. Raises: InputError, in one line, where that cannot be"
+    if split is not None and not (isinstance(split, float) and 0 < split < 1):
+        raise InputError(f"data split {split!r} is no share of the pictures. Give one such as 0.2.")
     if type(size) is not int or not 8 <= size <= 256:
         raise InputError(f"picture size {size!r} is not a whole number from 8 to 256.")
     try:
+        if source in NAMES and split is not None: raise _has_its_own(source)
         if source == "digits": return _digits(size)
-        if source in ("cifar10", "cifar100"): return _cifar(source, size, unverified, download)
-        return _from_path(Path(os.path.expanduser(source)), size, unverified)
+        if source in NAMES: return _cifar(source, size, unverified, download)
+        return _from_path(Path(os.path.expanduser(source)), size, unverified, split=split, seed=split_seed)
     except OSError as e: raise InputError(f"cannot read data {source} ({e}). Check path and rights.") from e
+
+
+def _has_its_own(source):
+    return InputError(f"{source} has its own test set, so that a data split has no meaning. Leave it out.")
 
 
 def _build(arrays, classes, source, files=(None, None), about=None):
     about = about or _describe(*arrays, classes)
     data = ImageData(*arrays, classes, source, **_fields(about), files_train=files[0], files_test=files[1])
     log.debug("%s", data)
+    if 0 in about["std"]:
+        log.warning("a colour channel of %s has one value in all training pictures: nets see 0 there", source)
     if about["shared"]:
         log.warning("%s of %s test pictures of %s are byte-identical to training pictures",
                     f"{about['shared']:,}", f"{len(data.x_test):,}", source)
@@ -200,29 +162,47 @@ def _digits(size):
     return _build((x[train], y[train], x[test], y[test]), tuple("0123456789"), "digits")
 
 
-def _from_path(path, size, unverified, name=""):
+def _from_path(path, size, unverified, name="", split=None, seed=0):
     "What lies at `path`; with `name`, only that data set will do"
     if not path.exists():
         if len(path.parts) == 1 and not path.suffix: raise unknown("data source or path", str(path), NAMES)
         raise InputError(f"data {path} is not there. Give a folder, an archive or one of {', '.join(NAMES)}.")
-    if path.is_dir() and any((path / s).is_dir() for s in ("train", "test")):
-        f = read_folder(path, size, _describe)
-        if name and len(f.classes) != int(name.removeprefix("cifar")):
-            raise InputError(f"{path} has {len(f.classes)} classes, which is not {name}. Check the path.")
-        return _build(f[:4], f.classes, name or str(path), (f.files_train, f.files_test), f.about)
-    if path.is_dir():
-        found = official_in(path, name)
-        if not found:
-            some = ", ".join(sorted(p for p in os.listdir(path) if p[0] != ".")[:5]) or "nothing"
-            raise InputError(f"data folder {path} has no train/ and test/ and no {name or 'CIFAR'} files "
-                             f"(found: {some}). {LAYOUT}")
-        path = found[0]
-    got = read_official(path, unverified)
+    loose = path.is_dir() and not any((path / s).is_dir() for s in ("train", "test"))
+    found = official_in(path, name) if loose else [] if path.is_dir() or is_zip(path) else [path]
+    if not found: return _from_folder(path, size, name, split, seed)
+    if split is not None: raise _has_its_own(found[0])
+    got = read_official(found[0], unverified)
     if name not in ("", got.kind.name):
-        raise InputError(f"{path} holds {got.kind.name}, not {name}. Check the path.")
+        raise InputError(f"{found[0]} holds {got.kind.name}, not {name}. Check the path.")
     x_train, x_test = (_resized(x, size) for x in (got.x_train, got.x_test))
-    title = f"{path.name} (unverified)" if unverified else got.kind.name
+    title = f"{found[0].name} (unverified)" if unverified else got.kind.name
     return _build((x_train, got.y_train, x_test, got.y_test), got.classes, title)
+
+
+def _from_folder(path, size, name, split, seed):
+    "A folder of pictures, or a .zip of one; what has no test set is split"
+    f = read_folder(path, size, _describe)
+    if name and len(f.classes) != int(name.removeprefix("cifar")):
+        raise InputError(f"{path} has {len(f.classes)} classes, which is not {name}. Check the path.")
+    if not len(f.x_test): f = _split_off(f, path, .2 if split is None else split, seed)
+    elif split is not None: raise _has_its_own(path)
+    return _build(f[:4], f.classes, name or str(path), (f.files_train, f.files_test), f.about)
+
+
+def _split_off(f, path, share, seed):
+    "`f` with a test set of its own pictures"
+    train, test = split_off(f.x_train, f.y_train, share, seed)
+    if not len(test):
+        raise InputError(f"{path} has too few pictures to split off {share:g} of a class, or each is there "
+                         "twice. Add pictures, give another data split or a folder with test/<class>/*.")
+    log.warning("%s has no test set: %s of its %s pictures are split off to test, by class and content "
+                "(seed %d; --data-split or split= changes the share)",
+                path, f"{len(test):,}", f"{len(f.y_train):,}", seed)
+    untested = sorted({f.classes[c] for c in np.setdiff1d(f.y_train, f.y_train[test])})
+    if untested: log.warning("%s: too few pictures to test class %s", path, ", ".join(untested[:5]))
+    parts = [a[i] for i in (train, test) for a in (f.x_train, f.y_train)]
+    files = [[f.files_train[i] for i in idx] for idx in (train, test)]
+    return f._replace(**dict(zip(f._fields, parts)), files_train=files[0], files_test=files[1])
 
 
 def _resized(x, size): return x if x.shape[1] == size else np.stack([read_picture(p, size) for p in x])

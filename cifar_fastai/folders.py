@@ -1,4 +1,4 @@
-"""Folders of pictures, train/<class>/* and test/<class>/*: checked, decoded once, then memory-mapped.
+"""Folders of pictures, or a .zip of one: checked, decoded once, then memory-mapped.
 
     folder = read_folder(Path("pets"), size=32, describe=lambda *arrays: {})
     folder.x_train.shape, folder.files_train[0]         # (N,32,32,3), 'train/cat/1.jpg'"""
@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import stat
 import time
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
@@ -15,107 +14,61 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import InputError
-from .pictures import RULE, SUFFIXES, read_picture
+from .layouts import LAYOUT, arrange
+from .pictures import RULE, read_picture
+from .trees import open_tree
 
-__all__ = ["Folder", "cache_dir", "digest", "read_folder"]
+__all__ = ["LAYOUT", "Folder", "cache_dir", "digest", "read_folder"]
 
 log = logging.getLogger("cifar_fastai")
-LAYOUT = "Give a folder with train/<class>/* and test/<class>/*."
-IGNORED = {"thumbs.db", "desktop.ini"}   # and names that begin with a dot; other strangers are refused
 
 Folder = namedtuple("Folder", "x_train y_train x_test y_test classes files_train files_test about")
 
 
 def read_folder(
-    root: Path,      # holds train/<class>/* and test/<class>/*
+    root: Path,      # a folder, or a .zip of one, in one of the layouts of docs/your-own-pictures.md
     size: int,       # side of the pictures
     describe,        # f(x_train, y_train, x_test, y_test, classes) -> dict for JSON, cached with the pictures
-) -> Folder:
+) -> Folder:         # without a test set of its own: `x_test` is empty, `about` None
     """All pictures below `root`; the second time from a memory-mapped cache, while no file has changed.
     Raises: InputError where classes differ, are empty or fewer than two, or a file is no readable picture"""
     root = Path(root)
-    classes = _classes(root)
-    key = hashlib.sha256(json.dumps([RULE, size, classes]).encode())
-    train, test = (_list(root, split, classes, key) for split in ("train", "test"))
-    key, cache = key.hexdigest(), _cache_file(root, size)
-    n, total = len(train[0]), len(train[0]) + len(test[0])
-    x, about = _load_cache(cache, key, (total, size, size, 3))
-    if x is None:
-        x = _decode(root, train[0], test[0], size, (train[2] + test[2]) / total)
-        about = describe(x[:n], train[1], x[n:], test[1], classes)
-        _save_cache(cache, key, x, about)
-    return Folder(x[:n], train[1], x[n:], test[1], classes, train[0], test[0], about)
+    with open_tree(root) as tree:
+        layout = arrange(tree)
+        for line in layout.lines: log.warning("%s: %s", root, line)
+        files, n = layout.train + layout.test, len(layout.train)
+        key = hashlib.sha256(json.dumps([RULE, size, layout.classes, n, files]).encode()).hexdigest()
+        names, labels = [f[0] for f in files], np.array([f[1] for f in files], np.int64)
+        cache = _cache_file(root, size)
+        x, about = _load_cache(cache, key, (len(files), size, size, 3))
+        if x is None:
+            x = _decode(tree, names, size, sum(f[2][0] for f in files) / len(files))
+            arrays = x[:n], labels[:n], x[n:], labels[n:]
+            about = describe(*arrays, layout.classes) if layout.test else None
+            _save_cache(cache, key, x, about)
+    return Folder(x[:n], labels[:n], x[n:], labels[n:], layout.classes, names[:n], names[n:], about)
 
 
-def _classes(root):
-    "Class names, sorted, the same in train/ and test/"
-    found = {}
-    for split in ("train", "test"):
-        if not (root / split).is_dir(): raise InputError(f"data folder {root} has no {split}/. {LAYOUT}")
-        found[split] = {e.name for e in _entries(root / split) if _is_class(e)}
-    (a, less), (b, more) = sorted(found.items(), key=lambda f: len(f[1]))
-    if less != more:
-        odd = sorted(more - less)[:5] or sorted(less - more)[:5]
-        raise InputError(f"data folder {root} has {len(less)} classes in {a}/ but {len(more)} in {b}/ "
-                         f"(missing: {', '.join(odd)}). {LAYOUT}")
-    if len(less) < 2: raise InputError(f"data folder {root} has {len(less)} classes, not 2 or more. {LAYOUT}")
-    return tuple(sorted(less))
-
-
-def _entries(folder):
-    with os.scandir(folder) as it:
-        return [e for e in it if not e.name.startswith(".") and e.name.lower() not in IGNORED]
-
-
-def _is_class(entry):
-    if entry.is_dir(): return True
-    raise InputError(f"{entry.path} lies outside the class folders. Move or remove it.")
-
-
-def _list(root, split, classes, key):
-    "(names relative to `root`, labels, bytes of all); `key` takes in names, sizes and times"
-    names, counts, total = [], [], 0
-    for c in classes:
-        found = sorted((e.name, *_stat(e)) for e in _entries(root / split / c))
-        if not found: raise InputError(f"class folder {root / split / c} is empty. Fill or remove it.")
-        bad = next((f[0] for f in found if os.path.splitext(f[0])[1].lower() not in SUFFIXES), None)
-        if bad: raise InputError(f"{root / split / c / bad} is no picture by its name. Move or remove it.")
-        key.update(json.dumps(found).encode())
-        names += [f"{split}/{c}/{f[0]}" for f in found]
-        counts.append(len(found))
-        total += sum(f[1] for f in found)
-    return names, np.repeat(np.arange(len(classes), dtype=np.int64), counts), total
-
-
-def _stat(entry):
-    try: info = entry.stat()
-    except OSError as e: raise InputError(f"cannot read {entry.path}: {e.strerror}. Replace it.") from e
-    if not stat.S_ISREG(info.st_mode): raise InputError(f"{entry.path} is not a file. Move or remove it.")
-    return info.st_size, info.st_mtime_ns
-
-
-def _decode(root, train, test, size, mean_bytes):
+def _decode(tree, names, size, mean_bytes):
     "Every picture into one array; by threads where decoding, outside Python's lock, is most of the work"
-    total = len(train) + len(test)
-    log.info("decoding %s pictures of %s (once: the result is cached)", f"{total:,}", root)
-    x = np.empty((total, size, size, 3), np.uint8)
-    base = os.fspath(root)
+    log.info("decoding %s pictures of %s (once: the result is cached)", f"{len(names):,}", tree.root)
+    x = np.empty((len(names), size, size, 3), np.uint8)
 
     def read_some(start):
-        for i in range(start, min(start + 256, total)):
-            x[i] = read_picture(f"{base}/{train[i] if i < len(train) else test[i - len(train)]}", size)
+        for i in range(start, min(start + 256, len(names))):
+            x[i] = read_picture(tree.source(names[i]), size, name=f"{tree.root}/{names[i]}")
 
     threads = os.cpu_count() if mean_bytes > 10_000 else 1   # 32×32 JPEG: 110 µs by one, 150 µs by two
     with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(read_some, range(0, total, 256)): pass
+        for _ in pool.map(read_some, range(0, len(names), 256)): pass
     return x
 
 
 # ---------------------------------------------------------------- the cache of decoded pictures
 
 def cache_dir() -> Path | None:
-    "`$XDG_CACHE_HOME/cifar_fastai`, else `~/.cache/cifar_fastai`; None where there is no home folder either"
+    """`$XDG_CACHE_HOME/cifar_fastai`, else `~/.cache/cifar_fastai`; None where there is no home folder.
+    A relative variable is ignored, as the XDG specification asks: it would be a folder in each place"""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base): base = os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "cifar_fastai" if os.path.isabs(base) else None

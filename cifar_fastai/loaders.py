@@ -104,10 +104,14 @@ def cifar_dataloaders(
     batch_tfms=None,               # further fastai batch transforms
     val_bs: int | None = None,     # pictures a batch in validation; None: twice `bs`
     path: str | Path = ".",        # where a Learner on these dls writes
+    split: float | None = None,    # share of a folder without a test set that tests; None: 0.2
 ) -> DataLoaders:                  # `dls.data` is the ImageData
     """fastai DataLoaders for small pictures, augmented by Albumentations straight into whole batches.
     Raises: InputError for a source, policy or value that is not known or cannot be read."""
-    data = source if isinstance(source, ImageData) else load_data(source, size=size, unverified=unverified)
+    data = source
+    if not isinstance(data, ImageData):
+        data = load_data(source, size=size, unverified=unverified, split=split)
+    elif split is not None: raise InputError("split= is for a path: this data is split. Leave it out.")
     if limit is not None: data = data.limit(limit, seed)
     device = usable_device(device)
     workers = suggest_workers(device) if num_workers is None else num_workers

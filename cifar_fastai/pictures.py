@@ -12,8 +12,9 @@ from .errors import InputError
 
 __all__ = ["RULE", "SUFFIXES", "read_picture"]
 
-RULE = 1                   # raise it when `read_picture` changes a value: cached pictures are read again
+RULE = 2                   # raise it when `read_picture` changes a value: cached pictures are read again
 MAX_PIXELS = 89_478_485    # Pillow's own mark for a decompression bomb (a quarter of a gigabyte of RGB)
+DARK = 32                  # of 255: ink is black below this mean of the brightest channel, by alpha
 SUFFIXES = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".avif", ".tif",
     ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".pcx", ".jp2"))
@@ -24,12 +25,15 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "PPM", "T
 def read_picture(
     source,            # path, bytes, PIL image, array (H,W[,1|3|4]) of uint8, uint16, bool, float in 0…1
     size: int = 32,    # the side of the result
+    name: str = "",    # what messages call it; else its path
 ) -> np.ndarray:       # (size,size,3) uint8
     """One picture by one rule: first frame; turned as EXIF says; 16 bits scaled to 8; palette, grey and CMYK
-    to RGB; transparent parts over black; then the whole picture, nothing cut off, squeezed to a square by
-    PIL's antialiased bilinear filter (a JPEG is decoded at the smallest scale that is ≥ 4 × `size`).
+    to RGB; transparent parts over black, or over white where what is seen is black itself (a mean below
+    `DARK`); then the whole picture, nothing cut off, squeezed to a square by PIL's antialiased bilinear
+    filter (a JPEG is decoded at the smallest scale that is ≥ 4 × `size`).
     Raises: InputError with the picture's name where it is damaged, too large or no picture"""
-    name = source if isinstance(source, str | os.PathLike) else f"picture ({type(source).__name__})"
+    path = source if isinstance(source, str | os.PathLike) else None
+    name = name or path or f"picture ({type(source).__name__})"
     try: return _read(source, size)
     except FileNotFoundError as e: raise InputError(f"picture {name} is not there. Check the path.") from e
     except Exception as e:   # hostile bytes: Pillow's plugins raise some ten kinds
@@ -73,8 +77,15 @@ def _rgb(im):
     if im.mode.startswith("I"): im = Image.fromarray(_eight_bits(np.asarray(im)))
     if im.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in im.info:
         im = im.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", im.size, (0, 0, 0, 255)), im).convert("RGB")
+        ground = (255, 255, 255, 255) if _is_dark(np.asarray(im)) else (0, 0, 0, 255)
+        return Image.alpha_composite(Image.new("RGBA", im.size, ground), im).convert("RGB")
     return im.convert("RGB")
+
+
+def _is_dark(a):
+    "Whether the visible pixels of an (H,W,4) picture, laid on black, could not be told from it"
+    alpha = a[..., 3].astype(np.int64)
+    return bool((a[..., :3].max(-1) * alpha).sum() < DARK * alpha.sum())
 
 
 def _eight_bits(a):

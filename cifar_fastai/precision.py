@@ -18,6 +18,7 @@ from fastai.torch_core import to_float
 from torch import nn
 
 from .errors import InputError, unknown
+from .folders import cache_dir
 from .saving import save_atomically
 
 __all__ = ["PRECISIONS", "Precision", "choose_precision", "machine_name", "probe"]
@@ -143,8 +144,7 @@ def machine_name() -> str:
 
 
 def _cache_file() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(home) / "cifar_fastai" / "precision.json"
+    return (cache_dir() or Path(os.devnull)) / "precision.json"      # no home: cannot be kept, and is said
 
 
 def _read_cache() -> dict:

@@ -16,7 +16,7 @@ from .augment import build_augmentation
 from .cam_callback import GradCAMCallback
 from .checkpoint import versions
 from .data import ImageData, load_data
-from .errors import unknown
+from .errors import InputError, unknown
 from .failures import plain_failures
 from .finder import explain_rate, settled_rate
 from .gradcam import find_layers
@@ -64,6 +64,7 @@ def train(
     out: str | Path | None = None,    # run folder; None: runs/<recipe>/<time>-seed<k>
     *,
     unverified: bool = False,         # read archives whose MD5 is not the official one
+    split: float | None = None,       # share of a folder without a test set that tests; None: 0.2
     workers: int | None = None,       # processes that augment; None: chosen by device and cores
     device: str | None = None,        # "cpu", "cuda" …; None: the best there is
     resume: bool = False,             # go on from the newest checkpoint in `out` that verifies
@@ -78,9 +79,10 @@ def train(
          lines_to(folder / "log.txt", quiet), StopOnSignal() as stop:
         started = time.monotonic()
         before = begun(folder) if resume else {}
-        learn = _prepare(recipe, data, unverified, workers, device, before)
+        split = before.get("data_split") if split is None else split
+        learn = _prepare(recipe, data, unverified, workers, device, before, split)
         learn.add_cb(stop)
-        begin(folder, recipe, _decided(data, learn), resume)
+        begin(folder, recipe, _decided(data, learn) | {"data_split": split}, resume)
         found = _rate(recipe, learn, folder, resume)
         stop.check()
         write_data(folder, learn.dls)
@@ -114,10 +116,12 @@ def _decided(data, learn) -> dict:
             "device": _describe(learn.dls.device)}
 
 
-def _prepare(recipe: Recipe, data, unverified, workers, device, before) -> ImageLearner:
+def _prepare(recipe: Recipe, data, unverified, workers, device, before, split=None) -> ImageLearner:
     "Data, loaders and Learner, with everything checked that can be checked before training"
     device = usable_device(device)
-    if not isinstance(data, ImageData): data = load_data(data, size=recipe.size, unverified=unverified)
+    if not isinstance(data, ImageData):
+        data = load_data(data, size=recipe.size, unverified=unverified, split=split)
+    elif split is not None: raise InputError("split= is for a path: this data is split. Leave it out.")
     kept = data if recipe.limit is None else data.limit(recipe.limit, recipe.seed)
     n = len(subsets(kept, recipe.valid, recipe.seed)[0])
     bs, steps = _batch_size(recipe, n), n // recipe.bs

@@ -39,7 +39,8 @@ FLAGS = {"--epochs": ("3", "epochs", 3), "--bs": ("64", "bs", 64), "--lr": ("0.2
          "--gallery": ("5", "gallery", 5)}
 OTHERS = {"--unverified": ((), "unverified", True), "--workers": (("2",), "workers", 2),
           "--device": (("cpu",), "device", "cpu"), "--quiet": ((), "quiet", True),
-          "--checkpoint-minutes": (("1.5",), "checkpoint_minutes", 1.5)}
+          "--checkpoint-minutes": (("1.5",), "checkpoint_minutes", 1.5),
+          "--data-split": (("0.1",), "split", .1)}
 
 
 @pytest.mark.parametrize("flag", FLAGS)

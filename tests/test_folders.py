@@ -8,7 +8,6 @@ from made import picture_folder, some_pixels
 from PIL import Image
 
 from cifar_fastai import folders, pictures
-from cifar_fastai.errors import InputError
 from cifar_fastai.folders import cache_dir, digest, read_folder
 from cifar_fastai.pictures import read_picture
 
@@ -27,14 +26,15 @@ def test_a_folder_gives_its_pictures_in_the_order_of_their_names(tmp_path):
         assert np.array_equal(x, made[name])
 
 
-def test_hidden_files_are_passed_over_and_strangers_named(tmp_path):
+def test_hidden_files_are_passed_over_and_strangers_named(tmp_path, caplog):
     picture_folder(tmp_path / "d")
     for name in (".DS_Store", "Thumbs.db", "desktop.ini"): (tmp_path / "d/train/cat" / name).write_bytes(b"x")
     (tmp_path / "d/labels.txt").write_text("beside train/ and test/ anything may lie")
     assert len(read_folder(tmp_path / "d", 32, lambda *a: {}).x_train) == 6
     (tmp_path / "d/train/cat/notes.txt").write_text("x")
-    with pytest.raises(InputError, match="notes.txt is no picture by its name"):
-        read_folder(tmp_path / "d", 32, lambda *a: {})
+    assert "passed over" not in caplog.text
+    assert len(read_folder(tmp_path / "d", 32, lambda *a: {}).x_train) == 6
+    assert "passed over: 1 file that is no picture by name: train/cat/notes.txt" in caplog.text
 
 
 @pytest.mark.parametrize("large", [False, True], ids=["one thread", "many"])
