@@ -64,7 +64,7 @@ def _written_out(words, absent):
     new = {chr(c) for c in absent} - _told
     if new and not _told:
         some = " ".join(sorted(new)[:5])
-        log.warning("no installed font has the letters %s of class names: figures show codes, such as %s. "
+        log.warning("no installed font has letters such as %s: figures show their codes, %s …. "
                     "Install a font that has them, such as Noto Sans CJK", some, ascii(sorted(new)[0])[1:-1])
     _told.update(new)
     codes = {c: ascii(chr(c))[1:-1] for c in absent}
