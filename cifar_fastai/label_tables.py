@@ -46,7 +46,8 @@ def _rows(text):
     if isinstance(text, bytes): text = text.decode("utf-8-sig", errors="replace")
     first = text.partition("\n")[0]
     delimiter = max("\t;,", key=first.count)
-    return [r for r in csv.reader(text.replace("\0", "").splitlines(), delimiter=delimiter) if r]
+    try: return [r for r in csv.reader(text.replace("\0", "").splitlines(), delimiter=delimiter) if r]
+    except csv.Error: return []                     # cells of a megabyte: no table of file names
 
 
 def _key(cell): return cell.strip().replace("\\", "/").rpartition("/")[2]

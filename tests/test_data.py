@@ -103,6 +103,21 @@ def test_data_is_read_only_and_checked():
     assert repr(data) == "ImageData(random: 200 training and 20 test pictures of 8×8, 4 classes)"
 
 
+@pytest.mark.parametrize("value", [0, 7, 255])
+def test_a_channel_that_never_changes_is_zero_to_the_net_and_no_nan(value):
+    from cifar_fastai.loaders import cifar_dataloaders
+    data = some_data()
+    x = data.x_train.copy()
+    x[..., 1] = value
+    mean, std = statistics(x)
+    assert std[1] == 0                                                # the statistics tell the truth
+    data = replace(data, x_train=x, mean=mean, std=std)
+    assert data.std == (std[0], 1.0, std[2])
+    xb = cifar_dataloaders(data, bs=50, aug=None, num_workers=0, device="cpu").train.one_batch()[0]
+    assert xb.isfinite().all() and xb[:, 1].abs().max() < 1e-6
+    assert abs(float(xb[:, 0].std()) - 1) < .1                        # the others as ever
+
+
 # ---------------------------------------------------------------- limit and holdout
 
 def test_limit_is_stratified_and_leaves_the_test_set():

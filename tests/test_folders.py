@@ -7,7 +7,7 @@ import pytest
 from made import picture_folder, some_pixels
 from PIL import Image
 
-from cifar_fastai import folders, pictures
+from cifar_fastai import folders, pictures, precision
 from cifar_fastai.folders import cache_dir, digest, read_folder
 from cifar_fastai.pictures import read_picture
 
@@ -101,6 +101,16 @@ def test_without_a_place_for_the_cache_it_goes_on(tmp_path, monkeypatch, caplog)
     monkeypatch.setattr(os.path, "expanduser", lambda p: p)      # HOME unset and no entry in the user list
     assert cache_dir() is None and len(load(tmp_path / "d").x_train) == 6
     assert "not cached" in caplog.text
+
+
+def test_a_relative_variable_does_not_split_the_cache_in_two(tmp_path, monkeypatch):
+    "The XDG specification: paths in these variables must be absolute, others are to be ignored"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for relative in ("cache", "./cache", "~/cache", ""):
+        monkeypatch.setenv("XDG_CACHE_HOME", relative)
+        assert cache_dir() == tmp_path / "home/.cache/cifar_fastai" == precision._cache_file().parent
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
+    assert cache_dir() == tmp_path / "c/cifar_fastai" == precision._cache_file().parent
 
 
 def test_a_full_disk_costs_only_the_cache(tmp_path, monkeypatch, caplog):

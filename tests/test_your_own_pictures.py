@@ -12,8 +12,11 @@ import pytest
 from made import alone, file_of, some_pixels  # noqa: F401  alone is a fixture
 from PIL import Image
 
+from cifar_fastai import folders
+from cifar_fastai.content import content_keys
 from cifar_fastai.data import load_data
 from cifar_fastai.errors import InputError
+from cifar_fastai.label_tables import labels_in
 
 pytestmark = [pytest.mark.usefixtures("alone"),
               pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")]
@@ -638,3 +641,42 @@ def check_data(data, lines, expected):
     n = len(data.x_train), len(data.x_test)
     if expected["train"]: assert n == (expected["train"], expected["test"])
     if expected["check"]: expected["check"](data)
+
+
+# ---------------------------------------------------------------- hostile bytes
+
+def test_any_damage_to_a_zip_is_read_or_refused_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "_load_cache", lambda *args: (None, None))
+    whole(tmp_path / "d")
+    path, rng, ends = zipped(tmp_path / "d", tmp_path / "d.zip"), np.random.default_rng(0), set()
+    raw = path.read_bytes()
+    truth = load_data(path)
+    known = content_keys(np.concatenate([truth.x_train, truth.x_test]))
+    for _ in range(300):
+        changed = bytearray(raw)
+        for at in rng.integers(0, len(raw), 3): changed[at] = rng.integers(256)
+        path.write_bytes(changed[:rng.choice([len(raw), rng.integers(len(raw))], p=[.8, .2])])
+        try: got = load_data(path)
+        except InputError as e:
+            assert "\n" not in str(e)
+            ends.add("refused")
+        else:
+            assert np.isin(content_keys(got.x_train), known).all()       # a name may have become a stranger's
+            ends.add("read")
+    assert ends == {"read", "refused"}
+
+
+def test_any_table_says_the_classes_or_is_refused_in_a_line():
+    rng, ends = np.random.default_rng(0), set()
+    parts = ["0", "0.png", "cat", "dog", ",", ",", ",", ";", "\n", "\n", "\n", '"', "\t", "\0", "é", "label"]
+    for _ in range(3000):
+        text = "".join(rng.choice(parts, rng.integers(1, 30)))
+        try: found = labels_in(text.encode(), ["0.png"], "t.csv")
+        except InputError as e:
+            assert "\n" not in str(e)
+            ends.add("refused")
+        else:
+            assert found is None or set(found) == {"0.png"} and all(found.values())
+            ends.add("read" if found else "not about these")
+    assert ends == {"read", "refused", "not about these"}
+    assert labels_in("id,label\n0," + "x" * 200_000, ["0.png"], "t.csv") is None
