@@ -55,7 +55,7 @@ def _key(cell): return cell.strip().replace("\\", "/").rpartition("/")[2]
 
 def _column_of_names(rows, by_key):
     "The column with the most file names of pictures; None where no column has one"
-    width = len(rows[0]) if rows else 0
+    width = min(len(rows[0]), 50) if rows else 0        # pixels in a table: names come before them
     counts = [sum(_key(r[i]) in by_key for r in rows if len(r) > i) for i in range(width)]
     return counts.index(max(counts)) if width > 1 and max(counts) else None
 

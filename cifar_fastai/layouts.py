@@ -174,10 +174,12 @@ def _is_table(name): return any(name.lower().endswith(s) for s in TABLES)
 
 
 def _by_table(tree, found, at, node, tables, known):
-    names, answers = _pictures(node), {}
+    names, answers, refused = _pictures(node), {}, None
     for table in tables:
-        got = labels_in(tree.read(table), names, f"{tree.root}/{table}", known)
-        if got is not None: answers[table] = got
+        try: got = labels_in(tree.read(table), names, f"{tree.root}/{table}", known)
+        except InputError as e: refused = refused or e          # unless another table has the classes
+        else: answers |= {table: got} if got else {}
+    if refused and not answers: raise refused
     if not answers: return None
     table, labels = next(iter(answers.items()))
     for other, classes in answers.items():

@@ -206,6 +206,8 @@ def _(root):
 @case("Two tables that differ")
 def _(root):
     kaggle(root, "id,label\n" + "\n".join(map(",".join, LABELS)))
+    add(root, "sizes.csv", ("id,width,height\n" + "\n".join(f"{i},8,8" for i, _ in LABELS)).encode())
+    assert len(load_data(root).x_train) == 4                        # that one is no table of classes
     add(root, "labels.csv", ("id,label\n" + "\n".join(f"{i},x{c}" for i, c in LABELS)).encode())
     return None, refused("labels.csv and train.csv differ in the classes they give")
 
