@@ -203,7 +203,7 @@ def _(root):
         yield root / kind, refused(says)
 
 
-@case("Two tables that differ")
+@case("Two tables that give other classes")
 def _(root):
     kaggle(root, "id,label\n" + "\n".join(map(",".join, LABELS)))
     add(root, "sizes.csv", ("id,width,height\n" + "\n".join(f"{i},8,8" for i, _ in LABELS)).encode())
