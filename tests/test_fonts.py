@@ -4,7 +4,8 @@ import warnings
 from types import SimpleNamespace
 
 import pytest
-from matplotlib import font_manager
+from matplotlib import font_manager, rc_context
+from matplotlib.figure import Figure
 
 from cifar_fastai import figures, fonts
 from cifar_fastai.fonts import drawable
@@ -74,3 +75,16 @@ def test_a_glyph_that_is_missing_would_warn(tmp_path):
     with figures.offscreen(): fig, axs = figures.new_figure()
     axs[0, 0].set_title("\ufdd0")                          # a code point that no font may have
     with pytest.warns(UserWarning, match="missing"): figures.save_figure(fig, tmp_path / "a.png", dpi=40)
+
+
+def test_of_the_fonts_that_are_really_here_one_with_the_letters_is_drawn_with(tmp_path, caplog):
+    "STIXSizeOneSym has no Cyrillic letters; matplotlib brings it, and DejaVu Sans, which has them"
+    with rc_context({"font.family": ["STIXSizeOneSym"]}), warnings.catch_warnings(), figures.offscreen():
+        warnings.simplefilter("error")
+        words, families = drawable("кот")
+        assert words == "кот" and families[0] == "STIXSizeOneSym" and len(families) == 2
+        assert set(map(ord, "кот")) <= fonts._glyphs(font_manager.findfont(families[1]))
+        fig = Figure()
+        figures.text(fig.text, .5, .5, "кот")
+        figures.save_figure(fig, tmp_path / "a.png", dpi=40)
+    assert not caplog.records
