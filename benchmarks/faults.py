@@ -179,11 +179,9 @@ def _child(folder: Path, flags: list[str], drawn=False, after=None, die_at=None,
 
 def _warm() -> None:
     "Import what a run imports, so that forked processes start at once"
-    import torch
     import torch.utils.tensorboard  # noqa: F401
 
     from cifar_fastai import models, runs  # noqa: F401
-    torch.set_num_threads(1)
     models.MODELS["small"] = small_net
 
 
@@ -205,10 +203,13 @@ def small_net(n_out: int = 10, n_in: int = 3, norm: str = "bn"):
 
 
 def _be_the_process(folder, flags, drawn, die_at, record) -> None:
+    import torch
+
     from cifar_fastai import Recipe, cli
     from cifar_fastai.checkpoint import CheckpointStore
     status = 70
     try:
+        torch.set_num_threads(1)                       # the pool of several does not survive a fork
         out = os.open(folder / "output.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.dup2(out, 1), os.dup2(out, 2)
         if not drawn: _draw_little()

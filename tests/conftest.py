@@ -1,8 +1,13 @@
 """What tests share. Caches go to a folder of the session: nothing outside is read or written."""
 import os
 import signal
+from pathlib import Path
 
 import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+OF_TOOLS = {".git", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis", "venv", ".venv", "build",
+            "dist"}
 
 os.environ["MPLBACKEND"] = "Agg"
 
@@ -17,6 +22,31 @@ def own_cache(tmp_path_factory):
     else: os.environ["XDG_CACHE_HOME"] = before
 
 
+def checkout(root: Path = CHECKOUT) -> set[str]:
+    "Every folder and file of the checkout, without those of tools and what is inside a run's folder"
+    found = set()
+    for folder, folders, files in os.walk(root):
+        inside = Path(folder).relative_to(root)
+        folders[:] = [f for f in folders if f not in OF_TOOLS and not f.endswith(".egg-info")]
+        found |= {str(inside / name) for name in (*folders, *files)}
+        if inside.parts[:1] == ("runs",) and len(inside.parts) == 2: folders.clear()
+    return found
+
+
+@pytest.fixture(scope="session")
+def there_before(): return checkout()
+
+
+@pytest.fixture(autouse=True)
+def the_checkout_stays_as_it_is(there_before):
+    "A test that makes or removes a file there is named; those after it are not"
+    yield
+    now = checkout()
+    changed = sorted(now ^ there_before)
+    there_before.clear(), there_before.update(now)
+    assert not changed, f"this test made or removed {', '.join(changed)} in the checkout"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c_is_heard():
     "Also where the suite runs in the background of a shell, which lets its jobs ignore it"
@@ -26,10 +56,10 @@ def ctrl_c_is_heard():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    "The nets here are too small to share, and numbers on record are those of one thread"
+def threads():
+    "One, as the nets here are too small to share; CIFAR_FASTAI_TEST_THREADS asks for more"
     import torch
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("CIFAR_FASTAI_TEST_THREADS", "1")))
 
 
 @pytest.fixture(scope="session")

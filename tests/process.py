@@ -13,6 +13,8 @@ import traceback
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from benchmarks.faults import COMPARED, _draw_little, small_net
 from cifar_fastai import Recipe, cli, models, runs  # noqa: F401
 from cifar_fastai.data import load_data
@@ -58,6 +60,7 @@ def run(*flags, **kwargs) -> tuple[int, str]: return start(*flags, **kwargs).end
 def _be(flags, prepare, cwd, recipe, data, drawn, fd):
     status = 70
     try:
+        torch.set_num_threads(1)                          # the pool of several does not survive a fork
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)     # of loaders that the tests before have used
         logging.getLogger().handlers.clear()              # pytest's
@@ -86,7 +89,6 @@ def _folder() -> tempfile.TemporaryDirectory:
 def _warm() -> None:
     "Import once what each process needs"
     import torch.utils.tensorboard  # noqa: F401
-    torch.set_num_threads(1)
     models.MODELS["small"] = small_net
     digits, real = load_data("digits"), runs.load_data
     def loaded(source, **kwargs): return digits if source == "digits" else real(source, **kwargs)
