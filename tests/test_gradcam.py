@@ -92,7 +92,7 @@ def test_several_layers_come_from_one_pass_and_equal_single_ones(net, xb):
     assert list(out.raw) == list(out.maps) == names and len(passes) == 1
     for name in names:
         alone = GradCAM(net, name)(xb, 2)
-        close(out.raw[name], alone.raw, atol=1e-8); close(out.maps[name], alone.maps)
+        close(out.raw[name], alone.raw); close(out.maps[name], alone.maps, atol=1e-5)
     assert out.raw["stem"].shape == (4, 12, 16) and out.raw["left"].shape == (4, 6, 8)
 
 
@@ -153,7 +153,7 @@ def test_target_and_logits_come_back(net, xb):
 def test_each_picture_has_its_own_target(net, xb):
     cam = GradCAM(net, "body")
     mixed = cam(xb, [0, 1, 2, 3]).raw
-    for i in range(4): close(mixed[i], cam(xb, i).raw[i], atol=1e-7)
+    for i in range(4): close(mixed[i], cam(xb, i).raw[i])
 
 
 def test_chunks_give_what_the_whole_batch_gives(net, xb):

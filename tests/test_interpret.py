@@ -9,7 +9,7 @@ from fastai.callback.progress import ProgressCallback
 from fastai.interpret import ClassificationInterpretation
 from fastai.vision.learner import vision_learner
 from sklearn.metrics import accuracy_score, classification_report
-from stock import CLASSES, Net, count_calls, items, smooth, stock_dls, stock_learner
+from stock import CLASSES, Net, clear, count_calls, items, smooth, stock_dls, stock_learner
 from torchvision.models import resnet18
 
 from cifar_fastai.errors import InputError
@@ -61,14 +61,15 @@ def test_after_the_first_pass_nothing_is_predicted_again(capsys):
 def test_top_losses_are_fastais(interp, stock, kwargs):
     (losses, idx), (theirs, their_idx) = interp.top_losses(**kwargs), stock.top_losses(**kwargs)
     torch.testing.assert_close(losses, theirs.as_subclass(torch.Tensor))
-    assert idx.tolist() == their_idx.tolist()
+    torch.testing.assert_close(interp.losses[their_idx], losses)     # two that are as high may change places
+    assert len(set(idx.tolist())) == len(idx)
 
 
 def test_top_losses_with_smoothing_are_fastais_too():
     learn = stock_learner(loss_func=smooth())
     both = ImageInterpretation, ClassificationInterpretation
-    ours, theirs = (cls.from_learner(learn).top_losses(9)[1].tolist() for cls in both)
-    assert ours == theirs
+    ours, theirs = (cls.from_learner(learn).top_losses(9)[0].as_subclass(torch.Tensor) for cls in both)
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_more_top_losses_than_pictures_are_all_of_them(interp, stock):
@@ -83,6 +84,7 @@ def test_top_losses_can_bring_their_items(interp):
 
 
 def test_confusion_and_report_are_fastais(interp, stock, capsys):
+    assert clear(interp.preds)
     assert (interp.confusion_matrix() == stock.confusion_matrix()).all()
     assert interp.most_confused(2) == stock.most_confused(2) and len(interp.most_confused(2)) > 1
     interp.print_classification_report()
@@ -188,8 +190,8 @@ def test_our_own_learner_and_loaders_are_explained():
     dls = cifar_dataloaders("digits", bs=64, limit=100, num_workers=0, device="cpu")
     learn = cifar_learner(dls, Net(10), precision="fp32")
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
-    interp, stock = (c.from_learner(learn) for c in (ImageInterpretation, ClassificationInterpretation))
-    assert (interp.confusion_matrix() == stock.confusion_matrix()).all()
+    interp = ImageInterpretation.from_learner(learn)
+    torch.testing.assert_close(interp.preds, learn.get_preds()[0].as_subclass(torch.Tensor))
     np.testing.assert_allclose(interp.pictures([3, 1]), dls.data.x_test[[3, 1]] / 255, atol=1e-6)
     train = ImageInterpretation.from_learner(learn, ds_idx=0)
     np.testing.assert_allclose(train.picture(7), dls.data.x_train[7] / 255, atol=1e-6)
@@ -200,6 +202,6 @@ def test_fastais_vision_learner_is_explained_too():
     learn = vision_learner(stock_dls(), resnet18, pretrained=False)
     learn.remove_cbs([cb for cb in learn.cbs if cb.name == "progress"])
     interp, stock = (c.from_learner(learn) for c in (ImageInterpretation, ClassificationInterpretation))
-    assert (interp.confusion_matrix() == stock.confusion_matrix()).all()
+    assert clear(interp.preds) and (interp.confusion_matrix() == stock.confusion_matrix()).all()
     np.testing.assert_allclose(interp.picture(0), items(35)[12][0] / 255, atol=1e-6)
     assert {name: m.shape for name, m in interp.gradcam([0, 1], layer="0.5").items()} == {"0.5": (2, 16, 16)}

@@ -9,6 +9,7 @@ import torch
 from fastai.learner import load_learner
 from fastcore.basics import noop
 from PIL import Image
+from stock import clear
 from tiny import tiny_net, write_folder
 
 from cifar_fastai import loaders, policy
@@ -47,7 +48,8 @@ KINDS = ["indices", "int array", "paths", "names", "bytes", "arrays", "one array
 def test_a_test_dl_takes_pictures_in_any_form(learn, learnable, tmp_path, kind):
     dl = learn.dls.test_dl(inputs(learnable, tmp_path, kind))
     batch = dl.one_batch()
-    assert len(batch) == 1 and torch.equal(batch[0], learn.dls.valid.one_batch()[0][:6])
+    assert len(batch) == 1
+    torch.testing.assert_close(batch[0], learn.dls.valid.one_batch()[0][:6])
     assert len(learn.get_preds(dl=dl)[0]) == 6
 
 
@@ -74,8 +76,8 @@ def test_predict_gives_for_every_form_what_the_validation_set_gives(learn, learn
     assert (probs.argmax(1) == targets).float().mean() > .5, "it has learned something"
     for kind in KINDS:
         label, index, p = learn.predict(inputs(learnable, tmp_path, kind)[4])
-        assert torch.allclose(p, probs[4], atol=1e-6), kind
-        assert label == learnable.classes[probs[4].argmax()] and index == probs[4].argmax()
+        assert torch.allclose(p, probs[4], atol=1e-5), kind
+        assert label == learnable.classes[p.argmax()] and index == p.argmax()
 
 
 def test_a_larger_picture_is_predicted_by_the_rule_of_training(learn):
@@ -123,9 +125,10 @@ def test_show_batch_shows_unnormalised_pictures_under_their_class(learn, learnab
 def test_show_results_puts_truth_and_prediction_over_the_picture(learn, learnable):
     plt.close("all")
     learn.show_results(max_n=4, shuffle=False)
-    said = [learnable.classes[k] for k in learn.get_preds()[0][:4].argmax(1)]
+    probs = learn.get_preds()[0][:4]
+    said = [learnable.classes[k] for k in probs.argmax(1)]
     true = [learnable.classes[k] for k in learnable.y_test[:4]]
-    assert [ax.get_title() for ax in shown()] == [f"{t}\n{p}" for t, p in zip(true, said)]
+    assert clear(probs) and [ax.get_title() for ax in shown()] == [f"{t}\n{p}" for t, p in zip(true, said)]
     assert [matches(ax, learnable.x_test) for ax in shown()] == [[0], [1], [2], [3]]
     plt.close("all")
 
@@ -141,7 +144,7 @@ def test_an_exported_learner_holds_no_pictures_and_the_learner_goes_on(learn, le
     with pytest.warns(UserWarning, match="insecure"): there = load_learner(tmp_path / "net.pkl")
     del learn
     Image.fromarray(np.array(learnable.x_test[0])).save(tmp_path / "a.png")
-    assert torch.allclose(there.predict(tmp_path / "a.png")[2], before, atol=1e-6)
+    assert torch.allclose(there.predict(tmp_path / "a.png")[2], before, atol=1e-5)
 
 
 # which pictures

@@ -116,7 +116,7 @@ def test_stem_starts_with_a_spread_of_the_root_of_two_by_fan_out():
 def test_residual_block_adds_what_comes_in():
     net = custom_resnet().eval()
     block, x = net.layer1[-1], torch.randn(2, 128, 4, 4)
-    assert torch.equal(block(x.clone()), x + nn.Sequential(*block)(x))
+    torch.testing.assert_close(block(x.clone()), x + nn.Sequential(*block)(x))
 
 
 def test_a_net_can_be_made_by_name_and_by_function():

@@ -1,4 +1,5 @@
 """What is recorded is what fastai records."""
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -15,8 +16,10 @@ TOP2 = partial(top_k_accuracy, k=2)
 METRICS = [accuracy, TOP2, F1Score(average="macro")]
 
 
-def stock(dls, net, recorder=Recorder):
-    opt = partial(OptimWrapper, opt=torch.optim.SGD, momentum=.9, nesterov=True, weight_decay=5e-4)
+SGD = partial(OptimWrapper, opt=torch.optim.SGD, momentum=.9, nesterov=True, weight_decay=5e-4)
+
+
+def stock(dls, net, recorder=Recorder, opt=SGD):
     learn = Learner(dls, net, CrossEntropyLossFlat(), metrics=METRICS, opt_func=opt, moms=(.9, .9, .9))
     learn.remove_cbs([learn.progress, learn.recorder])
     return learn.add_cb(recorder())
@@ -41,9 +44,9 @@ def same(a, b):
 def test_losses_rates_and_metrics_are_the_stock_recorders(learner):
     ours = learner(aug=None, metrics=METRICS)
     assert type(ours.recorder) is DeviceRecorder
-    net = tiny_net(4)
-    net.load_state_dict(ours.model.state_dict())
-    ours, theirs = record(ours), record(stock(ours.dls, net))
+    theirs = stock(ours.dls, deepcopy(ours.model), opt=ours.opt_func)   # the same arithmetic
+    theirs.wd = ours.wd
+    ours, theirs = record(ours), record(theirs)
     assert len(theirs["losses"]) == 10 and len(theirs["values"][0]) == 5
     assert same(dict(ours), theirs)
     theirs["values"][1][2] += 1e-4
