@@ -156,7 +156,7 @@ def channel_weights(net, x, layer, c):
     return seen["w"].flatten()
 
 
-@pytest.mark.parametrize("dtype, tight", [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("dtype, tight", [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_R8_a_batch_is_its_pictures_one_by_one(small_resnet, rng, dtype, tight):
     xb, target = torch.randn(8, 3, 16, 16, generator=rng), torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
     cam, order = GradCAM(small_resnet.to(dtype), "layer3"), torch.randperm(8, generator=rng)
