@@ -16,6 +16,8 @@ from made import names
 from cifar_fastai.checkpoint import CheckpointError, CheckpointStore, plain
 from cifar_fastai.errors import InputError
 
+pytestmark = pytest.mark.no_rounding
+
 
 def state_of(epoch):
     "A state in which everything tells the epoch, strided memory included"

@@ -24,7 +24,7 @@ from cifar_fastai.errors import InputError
 from cifar_fastai.folders import cache_dir
 from cifar_fastai.pictures import read_picture
 
-pytestmark = pytest.mark.usefixtures("alone")
+pytestmark = [pytest.mark.usefixtures("alone"), pytest.mark.no_rounding]
 
 
 def refusal(read, *args, **kwargs):

@@ -21,6 +21,7 @@ from cifar_fastai.errors import InputError
 from cifar_fastai.run_folder import begun, load_recipe, read_json
 from cifar_fastai.weights import load_weights, read_tensors
 
+pytestmark = pytest.mark.no_rounding
 ROOT = Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / "cifar_fastai").glob("*.py"))
 

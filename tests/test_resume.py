@@ -17,6 +17,8 @@ from cifar_fastai.errors import InputError
 from cifar_fastai.resume import Checkpoint
 from cifar_fastai.saving import SaveError
 
+pytestmark = pytest.mark.no_rounding
+
 # resuming
 
 @pytest.mark.parametrize("opt", OPTIMISERS)
