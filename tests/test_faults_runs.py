@@ -20,6 +20,7 @@ from cifar_fastai.checkpoint import CheckpointStore
 from cifar_fastai.learner import ImageLearner
 from cifar_fastai.resume import Checkpoint
 
+pytestmark = pytest.mark.no_rounding
 kill = send(signal.SIGKILL)
 
 
@@ -56,10 +57,10 @@ def test_F1_killed_at_random_moments_and_lines_of_a_save_runs_end_with_the_same_
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)                # 100 runs: two minutes where nothing else runs
-def test_F1_killed_fifty_times(tmp_path):
-    outcome = faults.run(50, tmp_path, seed=int(time.time()))
-    assert outcome.wrong == [] and outcome.passes and outcome.killed == 50
+@pytest.mark.timeout(1200)                # 40 runs, all figures in some: a minute where nothing else runs
+def test_F1_killed_twenty_times(tmp_path):
+    outcome = faults.run(20, tmp_path, seed=int(time.time()))
+    assert outcome.wrong == [] and outcome.passes and outcome.killed == 20
 
 
 @pytest.mark.slow

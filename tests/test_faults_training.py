@@ -242,13 +242,6 @@ def test_F26_paths_with_spaces_and_other_letters(tmp_path):
     assert check(out) == ([], [])
 
 
-@pytest.mark.slow
-def test_F26_spawned_workers_give_the_same_bytes(tmp_path):
-    def spawn(): torch.multiprocessing.set_start_method("spawn", force=True)
-    status, text = run("--out", tmp_path / "a run", "--workers", 1, prepare=spawn)
-    assert status == 0 and hashes(tmp_path / "a run") == hashes(whole()), text
-
-
 # ---------------------------------------------------------------- F29: the range test
 
 def test_F29_a_range_test_changes_no_loss_of_the_fit_after_it(learner):

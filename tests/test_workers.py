@@ -146,7 +146,8 @@ if __name__ == "__main__":
 """
 
 
-def test_spawned_workers_show_the_same_pixels_and_share_the_pictures(tmp_path):
+@pytest.mark.slow
+def test_F26_spawned_workers_show_the_same_pixels_and_share_the_pictures(tmp_path):
     (tmp_path / "spawn ü.py").write_text(SPAWN)
     done = subprocess.run([sys.executable, "-W", "ignore", tmp_path / "spawn ü.py", tmp_path / "x.npy",
                            Path(__file__).parent], capture_output=True, text=True, timeout=250)
