@@ -6,11 +6,8 @@ import sys
 from importlib import import_module, metadata
 from pathlib import Path
 
-import pytest
-
 import cifar_fastai
 
-pytestmark = pytest.mark.no_rounding
 HEAVY = {"torch", "fastai", "albumentations", "numpy", "matplotlib"}
 
 
