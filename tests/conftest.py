@@ -62,6 +62,16 @@ def threads():
     torch.set_num_threads(int(os.environ.get("CIFAR_FASTAI_TEST_THREADS", "1")))
 
 
+@pytest.fixture
+def all_cores():
+    "For nets of real size"
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def undisturbed():
     "Optimiser → what an undisturbed fit of `fits.tiny` ends with"

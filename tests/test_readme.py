@@ -14,6 +14,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.usefixtures("all_cores")
 def test_the_notebook_cell_trains_a_net_that_knows_digits():
     names = {}
     exec(BLOCKS[0], names)
@@ -27,6 +28,7 @@ def test_the_notebook_cell_trains_a_net_that_knows_digits():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.usefixtures("all_cores")
 def test_the_amended_recipe_leaves_a_whole_run(tmp_path, monkeypatch):
     from cifar_fastai.check import check
     monkeypatch.chdir(tmp_path)

@@ -108,6 +108,7 @@ ONE_OF_EACH_NET = {(r.model, r.norm): r.name for r in reversed(ALL.values())}.va
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_cores")
 @pytest.mark.parametrize("name", sorted(ONE_OF_EACH_NET))
 def test_each_net_of_the_recipes_trains_at_its_real_size(name, tmp_path):
     r = ALL[name].but(epochs=1, limit=128, lr_its=60)
