@@ -5,6 +5,7 @@
 """
 import json
 import re
+import sys
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from textwrap import wrap
@@ -24,9 +25,9 @@ CHOICES = {"norm": ("bn", "gn"), "schedule": SCHEDULES, "anneal": ("cos", "linea
            "lr_on": ("train", "holdout"), "l1_rule": ("sum", "scaled"), "keep": ("last", "best"),
            "tta": ("mirror", "mirror+shift", "none"), "valid": ("test", "holdout"),
            "precision": ("auto", "fp32", "bf16", "fp16")}
-AT_LEAST_1 = ("epochs", "bs", "min_steps", "cam_every", "lr_its", "size", "gallery", "step_every", "div",
+AT_LEAST_1 = ("epochs", "bs", "cam_every", "lr_its", "size", "gallery", "step_every", "div",
               "div_final", "lr_divide")
-AT_LEAST_0 = ("wd", "l1", "seed", "mixup", "cutmix", "patience", "cooldown", "min_lr")
+AT_LEAST_0 = ("min_steps", "wd", "l1", "seed", "mixup", "cutmix", "patience", "cooldown", "min_lr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Recipe:
     norm: str = "bn"                # "bn", or "gn": group norm of one group
     epochs: int = 20
     bs: int = 512                   # pictures a batch; fewer on small data: see `min_steps`
-    min_steps: int = 16             # steps an epoch, at least
+    min_steps: int = 16             # steps an epoch, at least; 0: `bs` holds, whatever the data
     lr: float | str = "find"        # peak rate; "find": a range test decides, never the test set
     lr_rule: str = "peak"           # up to 4 × where the loss is lowest; "minimum" (a tenth), "valley" …
     lr_divide: float = 1.0          # the found rate is divided by it
@@ -84,7 +85,7 @@ class Recipe:
     def __post_init__(self):
         for f in fields(self): _check_type(self, f)
         if not re.fullmatch(r"\w[\w.+-]*", self.name): raise self._wrong("name", "letters, digits and _.+-")
-        if isinstance(self.aug, str): policy.named(self.aug)
+        self._check_aug()
         for name in AT_LEAST_1: self._at_least(name, 1)
         for name in AT_LEAST_0: self._at_least(name, 0)
         if self.limit is not None: self._at_least("limit", 2)
@@ -97,6 +98,12 @@ class Recipe:
         if not known: raise self._wrong("lr", "a number above 0, or find")
         self._check_schedule()
         self._check_together()
+
+    def _check_aug(self):
+        if isinstance(self.aug, str): policy.named(self.aug)
+        elif not (self.aug is None or isinstance(self.aug, policy.Policy) or _are_transforms(self.aug)):
+            raise self._wrong("aug", "a policy such as policy.pad_crop_flip() or its name, an A.Compose, "
+                              "a list of transforms, or None")
 
     def _check_schedule(self):
         if (self.pct_start or 0) >= 1: raise self._wrong("pct_start", "a share below 1")
@@ -131,10 +138,12 @@ class Recipe:
             raise self._wrong(name, f"a number from {low} to below {high}")
 
     def but(self, **changes) -> "Recipe":
-        "A variant: the same recipe with some fields changed. Raises: InputError for an unknown field"
+        """A variant: the same recipe with some fields changed; a `bs` without `min_steps` holds, whatever the
+        data. Raises: InputError for an unknown field"""
         known = [f.name for f in fields(self)]
         for name in changes:
             if name not in known: raise unknown("recipe field", name, known)
+        if "bs" in changes: changes = {"min_steps": 0} | changes
         return replace(self, **changes)
 
     @property
@@ -160,6 +169,14 @@ class Recipe:
     def fingerprint(self) -> str:
         "Equal for two recipes exactly if all their numbers are"
         return sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _are_transforms(aug) -> bool:
+    "Whether `aug` is an `A.Compose`, a transform or a list of them; Albumentations is there if it is"
+    if "albumentations" not in sys.modules: return False
+    import albumentations as A
+    listed = aug if isinstance(aug, (list, tuple)) else [aug]
+    return all(isinstance(t, (A.BasicTransform, A.BaseCompose)) for t in listed)
 
 
 def _numbers(values, n: int) -> bool:

@@ -23,7 +23,7 @@ __all__ = ["begin", "begun", "choose_folder", "gone_unless_begun", "holds_run", 
 
 log = logging.getLogger("cifar_fastai")
 LIMIT = 1 << 24                                           # bytes of a JSON file; a real one has thousands
-NOT_TRAINING = ("name", "cam", "cam_every", "gallery", "tta")   # fields that do not change the weights
+NOT_TRAINING = ("name", "cam", "cam_every", "gallery", "tta", "min_steps")   # do not change the weights
 OWN = {"recipe.json", "log.txt", ".lock", "checkpoints"}  # one of these makes a folder a run's
 UNSEALED = {"manifest.json", "log.txt", ".lock"}          # and `checkpoints`, which have manifests
 
@@ -111,15 +111,17 @@ def load_recipe(
 ) -> Recipe:
     "The recipe in a file. Raises: InputError for what is no recipe, or holds transforms of Albumentations"
     fields = given | {k: tuple(v) if isinstance(v, list) else v for k, v in read_json(path).items()}
+    if "bs" in fields: fields = {"min_steps": 0} | fields        # as `Recipe.but`: a given size holds
     aug, known = fields.get("aug"), [f.name for f in dataclass_fields(Recipe)]
-    for name in fields:
-        if name not in known: raise unknown("recipe field", name, known)
     if isinstance(aug, dict) and "transform" in aug:
         raise InputError(f"{path} holds transforms of Albumentations, which only the recipe's own module can "
                          "make. Run that module.")
     try:
+        for name in fields:
+            if name not in known: raise unknown("recipe field", name, known)
         if isinstance(aug, dict): fields["aug"] = policy.from_dict(aug)
         return Recipe(**fields)
+    except InputError as error: raise InputError(f"{path}: {error}") from error
     except (TypeError, OverflowError) as error:
         raise InputError(f"{path} holds no recipe: {' '.join(str(error).split())}. "
                          "Give fields of a recipe, as the recipe.json of a run has them.") from error

@@ -48,7 +48,8 @@ def test_a_flag_changes_its_field_of_the_recipe_and_no_other(trained, flag):
     given, field, value = FLAGS[flag]
     cli.main(recipe, ["--data", "digits", flag, given])
     (found, source, out), kwargs = trained[0]
-    assert [f.name for f in fields(Recipe) if getattr(found, f.name) != getattr(recipe, f.name)] == [field]
+    changed = [f.name for f in fields(Recipe) if getattr(found, f.name) != getattr(recipe, f.name)]
+    assert changed == ([field, "min_steps"] if field == "bs" else [field])    # a given bs must hold
     assert getattr(found, field) == value and (source, out, kwargs["resume"]) == ("digits", None, False)
 
 

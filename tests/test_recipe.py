@@ -15,6 +15,9 @@ NAN, INF = float("nan"), float("inf")
 def make(**kwargs): return Recipe(**{"name": "mine", **kwargs})
 
 
+def flip(p=.3): return A.HorizontalFlip(p=p)
+
+
 @pytest.mark.parametrize("field", [f.name for f in fields(Recipe) if f.name != "aug"])
 def test_a_value_of_another_type_is_refused_by_the_name_of_its_field(field):
     with pytest.raises(InputError, match=f"{field}={{}} is a dict. Give ") as error: make(**{field: {}})
@@ -43,6 +46,8 @@ def test_an_unknown_choice_is_answered_with_the_nearest_or_all(field):
     ({"aug": "pad_crp"}, "Did you mean pad_crop"), ({"name": "a/b"}, "name='a/b'. Give letters"),
     ({"name": ""}, "name=''"), ({"name": ".."}, "name='..'"), ({"lr_range": ("a", "b")}, "lr_range="),
     ({"lr_range": (1, INF)}, "lr_range="), ({"moms": ("a",) * 3}, "moms="), ({"drop": NAN}, "drop=nan"),
+    ({"aug": 7}, "aug=7. Give a policy such as"), ({"aug": {"pad": 4}}, "aug={'pad': 4}. Give a policy"),
+    ({"aug": policy.pad_crop}, "aug=<function pad_crop .* Give a policy"), ({"aug": [flip, 3]}, "aug="),
     ({"clip_norm": NAN}, "clip_norm=nan"), ({"pct_start": 0.}, "pct_start=0.0. Give a number above 0")])
 def test_a_value_that_makes_no_sense_is_refused(wrong, says):
     with pytest.raises(InputError, match=says): make(**wrong)
@@ -63,9 +68,6 @@ def test_a_variant_changes_what_it_names_and_is_checked():
 
 def test_an_unknown_field_is_python_own_error():
     with pytest.raises(TypeError, match="epoch"): make(epoch=3)
-
-
-def flip(p=.3): return A.HorizontalFlip(p=p)
 
 
 AUGS = [None, "pad_crop", policy.pad_crop(), flip(), [flip()], A.Compose([flip()]),
