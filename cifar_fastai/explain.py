@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .errors import InputError, unknown
-from .figures import BAD, GOOD, Tile, add_colorbar, overlay, percent, short, show_tiles
-from .gallery import default_layer
+from .figures import BAD, GOOD, Tile, add_colorbar, overlay, short, show_tiles
+from .gallery import default_layer, likely
 from .gradcam import CamOutput, GradCAM, find_layers
 from .predict import batch_of, clean_dl, decode_pictures
 from .state import generators, restore_generators
@@ -149,7 +149,7 @@ def _said(found: Chosen, cam: CamOutput, names: list[str], i: int) -> Tile:
     "Picture `i`, the class said, and below it the true one, or the second where that is not known"
     probs = cam.logits[i].float().softmax(0)
     first, *rest = probs.argsort(descending=True).tolist()
-    say = lambda c: f"{short(names[c], 12)} {percent(probs[c].item())}"
+    say = lambda c: likely(names[c], probs[c].item())
     picture, said = found.pictures[i], f"said {say(first)}"
     if found.y is None: return Tile(picture, said, f"or {say(rest[0])}" if rest else "")
     true = int(found.y[i])

@@ -18,7 +18,7 @@ from .figures import BAD, GOOD, Tile, add_colorbar, overlay, percent, short, sho
 from .gradcam import GradCAM, find_layers
 from .predict import decode_pictures, inputs_of
 
-__all__ = ["Gallery", "default_layer", "listed"]
+__all__ = ["Gallery", "default_layer", "likely", "listed"]
 
 
 def default_layer(model: nn.Module) -> str:
@@ -29,6 +29,11 @@ def default_layer(model: nn.Module) -> str:
     convs = [n for n, m in names.items() if isinstance(m, nn.Conv2d)]
     if not convs: raise InputError("the model has no convolution to look into. Name a layer with layer=.")
     return convs[-1]
+
+
+def likely(name, p: float) -> str:
+    "A class and its probability, apart, as classes may be numbers: 5 (27 %)"
+    return f"{short(name, 12)} ({percent(p)})"
 
 
 class Gallery:
@@ -74,11 +79,11 @@ class Gallery:
 
     def said(self, i: int) -> str:
         "What picture `i` was called, and how surely"
-        return f"{short(self.names[self.decoded[i]], 12)} {percent(self.confidence[i].item())}"
+        return likely(self.names[self.decoded[i]], self.confidence[i].item())
 
     def truth(self, i: int) -> str:
         "What picture `i` is, and how likely that was held to be"
-        return f"{short(self.names[self.targs[i]], 12)} {percent(self.preds[i, self.targs[i]].item())}"
+        return likely(self.names[self.targs[i]], self.preds[i, self.targs[i]].item())
 
     def _tile(self, i: int, picture, loss: bool = True) -> Tile:
         below = f"is {self.truth(i)}" + (f"\nloss {self.losses[i]:.2f}" if loss else "")
