@@ -71,7 +71,12 @@ class EpochTable(Callback):
         if self.run: self.learn.logger = _quiet   # of the Recorder, whose row this is
         head = (f"{'epoch':>8}  {'train loss':>10}  {'valid loss':>10}  {'accuracy':>8}  {'rate':>8}  "
                 f"{'time':>6}")
-        if self.run: self.write(head)
+        self.head = head if self.run else None
+
+    def before_epoch(self):
+        "The head above the first row: after what a resumed fit says of where it goes on"
+        if self.head: self.write(self.head)
+        self.head = None
 
     def after_epoch(self):
         rec = self.recorder
@@ -114,18 +119,28 @@ class WatchProgress(ProgressCallback):
 
     def _launch_pbar(self):
         if IN_NOTEBOOK: super()._launch_pbar()
-        else: self.pbar = ConsoleProgressBar(range(len(self.dl)), leave=False) if self.live else None
-        if self.live and not IN_NOTEBOOK: self.pbar.update(0)
+        elif not self.live: self.pbar = None
+        elif (test := self._range_test()) is None: self._new_bar(len(self.dl))
+        elif self.pbar is None: self._new_bar(test.num_it, "lr_find")     # one for all its passes
+
+    def _range_test(self): return getattr(self.learn, "lr_finder", None)
+
+    def _new_bar(self, total: int, label: str = ""):
+        self.pbar = ConsoleProgressBar(range(total), leave=False)
+        self.pbar.prefix = label
+        self.pbar.update(0)
 
     def after_batch(self):
         if self.pbar is None: return
-        done, bar = self.iter + 1, self.pbar
+        done, bar = self.iter + 1 if self._range_test() is None else self.train_iter, self.pbar
         due = done <= bar.first_its or bar.last_v is None or done >= bar.last_v + getattr(bar, "wait_for", 1)
         if due and self.training and hasattr(self, "smooth_loss"):
             bar.comment = f"{self.smooth_loss.item():.4f}"
         bar.update(done)
 
-    def after_train(self): self._end_bar()
+    def after_train(self):
+        if IN_NOTEBOOK or self._range_test() is None: self._end_bar()
+
     def after_validate(self): self._end_bar()
 
     def _end_bar(self):
