@@ -6,10 +6,13 @@
 Names are imported when they are first used: `import cifar_fastai` alone does not import fastai.
 """
 import os
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)   # of torchvision, while it is imported
+warnings.filterwarnings("ignore", "IProgress not found")         # of tqdm in a notebook, for bars not shown here
 __version__ = "0.1.0"
 
 _home = {

@@ -4,7 +4,6 @@ Imports nothing heavy, so that `--help` is there at once; fastai comes when a ru
 """
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from fastcore.script import anno_parser
 from .errors import InputError, unknown
 from .recipe import Recipe
 
-__all__ = ["main", "parse", "report_errors"]
+__all__ = ["create_parser", "main", "parse", "report_errors"]
 
 
 _FOLDER = {"nargs": "?", "const": "newest", "metavar": "FOLDER"}
@@ -24,7 +23,7 @@ def flags(
     data_split: float = None,     # share of a folder without a test set that tests (0.2)
     unverified: bool = False,     # read an archive whose MD5 is not the official one
     epochs: int = None,           # passes over the training pictures
-    bs: int = None,               # pictures a batch
+    bs: int = None,               # pictures a batch; given here it holds, whatever the data
     lr: str = None,               # peak rate: a number, or find
     lr_its: int = None,           # batches of the range test that finds it
     norm: str = None,             # bn, or gn (group norm of one group, a layer norm) throughout
@@ -49,13 +48,20 @@ def flags(
 
 def parse(recipe: Recipe, argv: list[str], prog: str | None = None):
     "The values of the flags in `argv`. Raises: InputError for an unknown flag or a value of the wrong kind"
-    parser = anno_parser(flags, prog=prog or f"python -m recipes.{recipe.name}")
-    parser.error = _refuse
-    parser.allow_abbrev, parser.description = False, f"Train the recipe {recipe.name}: {recipe.describe()}."
+    about = f"Train the recipe {recipe.name}: {recipe.describe()}."
+    parser = create_parser(prog or f"python -m recipes.{recipe.name}", about)
     args, rest = parser.parse_known_args(argv)
     known = [o for a in parser._actions for o in a.option_strings if o not in ("--pdb", "--xtra")]
     if rest: raise unknown("flag", rest[0].split("=")[0], known)
     return args
+
+
+def create_parser(prog: str, description: str):
+    "The parser of the flags that every recipe has. Raises: InputError for a value of the wrong kind"
+    parser = anno_parser(flags, prog=prog)
+    parser.error = _refuse
+    parser.allow_abbrev, parser.description = False, description
+    return parser
 
 
 def _refuse(message: str): raise InputError(f"{message}. See --help.")   # argparse's own prints all flags
@@ -68,12 +74,12 @@ def main(
 ) -> None:
     "Run `recipe` with the flags in `argv`; the process ends with 2 for a wrong input, 130 or 143 by a signal"
     argv = sys.argv[1:] if argv is None else argv
-    warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)   # of torchvision, while it is imported
     with report_errors(debug="--debug" in argv):
         args = parse(recipe, argv, prog)
         changes = {"epochs": args.epochs, "bs": args.bs, "lr": _rate(args.lr), "seed": args.seed,
                    "limit": args.limit, "size": args.size, "valid": args.valid, "precision": args.precision,
-                   "cam": args.cam_layer, "lr_its": args.lr_its, "norm": args.norm, "gallery": args.gallery}
+                   "cam": args.cam_layer, "lr_its": args.lr_its, "norm": args.norm, "gallery": args.gallery,
+                   "min_steps": None if args.bs is None else 0}
         given = {k: v for k, v in changes.items() if v is not None}
         if args.summary:
             _summarise(recipe.but(**given), args.data)

@@ -23,7 +23,7 @@ from .saving import save_atomically
 __all__ = ["Group", "SavedRun", "compare", "grouped", "read_runs", "table"]
 
 NUMBERS = ("accuracy", "loss", "seconds", "epochs", "parameters", "seed")   # of results.json
-COLUMNS = ("recipe", "n", "accuracy", "TTA", "loss", "epochs", "seconds", "parameters", "data")
+COLUMNS = ("recipe", "n", "accuracy", "TTA", "cross-entropy", "epochs", "seconds", "parameters", "data")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +73,8 @@ def _folders(path: Path) -> list[Path]:
 
 def _read(folder: Path) -> SavedRun:
     results, recipe = read_json(folder / "results.json"), read_json(folder / "recipe.json")
+    if not recipe.get("smoothing") and "loss" in results:            # of a run that kept the loss alone
+        results = {"cross_entropy": results["loss"]} | results
     wrong = [k for k in NUMBERS if type(results.get(k)) not in (int, float)]
     wrong += [k for k in ("recipe", "data", "data_fingerprint") if not isinstance(results.get(k), str)]
     if not isinstance(results.get("accuracy_per_class"), dict): wrong.append("accuracy_per_class")
@@ -136,7 +138,7 @@ def table(groups: list[Group]) -> list[tuple[str, ...]]:     # a line of heads, 
     for g in groups:
         first = g.runs[0].results
         lines.append((g.label, str(len(g.runs)), _spread(g.values("accuracy"), ".2f", 100),
-                      _spread(g.values("accuracy_tta"), ".2f", 100), _spread(g.values("loss"), ".4f"),
+                      _spread(g.values("accuracy_tta"), ".2f", 100), _spread(g.values("cross_entropy"), ".4f"),
                       str(first["epochs"]), _spread(g.values("seconds"), ".0f"), f"{first['parameters']:,}",
                       f"{first['data']}, {first.get('training_pictures', '?')} pictures"))
     return lines
@@ -169,7 +171,7 @@ def plot_curves(groups: list[Group]) -> Figure:
                      "marker": "o" if len(r.history["epoch"]) < 3 else None}
             axs[0, 0].plot(r.history["epoch"], r.history["train_loss"], **style)
             axs[0, 1].plot(r.history["epoch"], [100 * a for a in r.history["accuracy"]], **style)
-    for ax, label, title in zip(axs.flat, ("loss", "accuracy, %"), ("Training loss", "Validation accuracy")):
+    for ax, label, title in zip(axs.flat, ("loss", "accuracy, %"), ("Training loss, each recipe's own", "Validation accuracy")):
         ax.set(xlabel="epoch", ylabel=label, title=title)
         ax.grid(color="#888888", alpha=.15)
         ax.spines[["top", "right"]].set_visible(False)

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 
 from .saving import SaveError
@@ -39,17 +40,27 @@ class _Kept(logging.FileHandler):
         with suppress(OSError): super().close()           # what did not fit has been told
 
 
+def _shown_from(log: logging.Logger) -> float:
+    "The least level that handlers of `log` or of the root show to people; infinite where there are none"
+    handlers = [*log.handlers, *(logging.getLogger().handlers if log.propagate else [])]
+    unseen = (logging.FileHandler, logging.NullHandler)
+    return min((h.level for h in handlers if not isinstance(h, unseen)), default=inf)
+
+
 @contextmanager
 def lines_to(
     file: str | Path | None = None,   # a log file that gets the lines too, with the time of day
     quiet: bool = False,              # nothing on stdout but warnings
 ):
-    "Show the lines of this package's logger on stdout for a while, unless somebody else already shows them"
+    """Show the lines of this package's logger on stdout for a while, but those that a handler of somebody
+    else already shows"""
     log = logging.getLogger("cifar_fastai")
     handlers, level = [], log.level
-    if not log.handlers and not logging.getLogger().handlers:
+    least, others = logging.WARNING if quiet else logging.INFO, _shown_from(log)
+    if least < others:
         shown = _Shown(sys.stdout)
-        shown.setLevel(logging.WARNING if quiet else logging.INFO)
+        shown.setLevel(least)
+        shown.addFilter(lambda record: record.levelno < others)
         handlers.append(shown)
     if file is not None:
         kept = _Kept(file, encoding="utf-8")

@@ -148,10 +148,17 @@ def write_predictions(interp: ImageInterpretation, path: str | Path) -> Path:
     return interp.to_csv(path)
 
 
+def cross_entropy(interp: ImageInterpretation) -> float:
+    "Mean of -log of the probability of the true class"
+    true = interp.preds[range(len(interp)), interp.targs].double()
+    return -true.clamp_min(1e-38).log().mean().item()           # the least that float32 holds
+
+
 def numbers(interp: ImageInterpretation) -> dict:
-    "accuracy and loss (and accuracy_tta), expected calibration error, counts, and the accuracy of each class"
+    """accuracy, loss (the training's own), cross-entropy (without label smoothing: comparable), accuracy_tta
+    where there is one, expected calibration error, counts, and the accuracy of each class"""
     found = interp.per_class().set_index("class")["accuracy"]
     res = {"accuracy": interp.accuracy, "accuracy_tta": interp.accuracy_tta, "loss": interp.loss,
-           "ece": interp.calibration().ece, "pictures": len(interp), "mistakes": len(interp.misclassified()),
+           "cross_entropy": cross_entropy(interp), "ece": interp.calibration().ece, "pictures": len(interp), "mistakes": len(interp.misclassified()),
            "accuracy_per_class": {c: None if np.isnan(a) else float(a) for c, a in found.items()}}
     return {k: v for k, v in res.items() if v is not None}

@@ -80,7 +80,10 @@ def train(
         started = time.monotonic()
         before = begun(folder) if resume else {}
         split = before.get("data_split") if split is None else split
-        learn = _prepare(recipe, data, unverified, workers, device, before, split)
+        device = usable_device(device)
+        asked, kept = recipe, _load(recipe, data, unverified, split)
+        recipe = _settled(asked, kept)
+        learn = _prepare(recipe, asked, kept, workers, device, before)
         learn.add_cb(stop)
         begin(folder, recipe, _decided(data, learn) | {"data_split": split}, resume)
         found = _rate(recipe, learn, folder, resume)
@@ -116,19 +119,28 @@ def _decided(data, learn) -> dict:
             "device": _describe(learn.dls.device)}
 
 
-def _prepare(recipe: Recipe, data, unverified, workers, device, before, split=None) -> ImageLearner:
-    "Data, loaders and Learner, with everything checked that can be checked before training"
-    device = usable_device(device)
+def _load(recipe: Recipe, data, unverified: bool, split: float | None) -> ImageData:
+    "The pictures, no more of them than the recipe's limit"
     if not isinstance(data, ImageData):
         data = load_data(data, size=recipe.size, unverified=unverified, split=split)
     elif split is not None: raise InputError("split= is for a path: this data is split. Leave it out.")
-    kept = data if recipe.limit is None else data.limit(recipe.limit, recipe.seed)
-    n = len(subsets(kept, recipe.valid, recipe.seed)[0])
-    bs, steps = _batch_size(recipe, n), n // recipe.bs
-    dls = cifar_dataloaders(kept, bs, recipe.aug, recipe.valid, recipe.seed, workers, device=device)
-    smaller = f" ({recipe.bs} would leave {counted(steps, 'step')} an epoch)" if bs < recipe.bs else ""
+    return data if recipe.limit is None else data.limit(recipe.limit, recipe.seed)
+
+
+def _settled(recipe: Recipe, data: ImageData) -> Recipe:
+    "The recipe with the batch size and the side of the pictures that it trains with: what recipe.json holds"
+    n = len(subsets(data, recipe.valid, recipe.seed)[0])
+    return recipe.but(bs=_batch_size(recipe, n), min_steps=recipe.min_steps, size=data.size)
+
+
+def _prepare(recipe: Recipe, asked: Recipe, kept: ImageData, workers, device, before) -> ImageLearner:
+    "Loaders and Learner, with everything checked that can be checked before training"
+    dls = cifar_dataloaders(kept, recipe.bs, recipe.aug, recipe.valid, recipe.seed, workers, device=device)
+    steps = counted(len(dls.train.dataset) // asked.bs, "step")
+    smaller = f" ({asked.bs} would leave {steps} an epoch)" if recipe.bs < asked.bs else ""
     log.info("recipe      %s: %s, %s, batches of %d%s", recipe.name, recipe.model,
-             counted(recipe.epochs, "epoch"), bs, smaller)
+             counted(recipe.epochs, "epoch"), recipe.bs, smaller)
+    if recipe.size != asked.size: log.info("            size %d, as the data has it", recipe.size)
     for line in recipe.settings(96).splitlines(): log.info("            %s", line)
     log.info("data        %s, mean %s, std %s", repr(kept)[10:-1], _rounded(kept.mean), _rounded(kept.std))
     log.info("device      %s, %d loader workers", _describe(dls.device), dls.train.fake_l.num_workers)
@@ -143,7 +155,12 @@ def _prepare(recipe: Recipe, data, unverified, workers, device, before, split=No
 
 
 def _batch_size(recipe: Recipe, n: int) -> int:
-    "The recipe's, or the largest power of two that leaves `min_steps` steps an epoch"
+    """The recipe's, or the largest power of two that leaves `min_steps` steps an epoch.
+    Raises: InputError where the recipe's must hold and there are fewer pictures"""
+    if not recipe.min_steps and recipe.bs > n:
+        raise InputError(f"batches of {recipe.bs}, but only {counted(n, 'training picture')}. "
+                         f"Give a batch size (--bs) of {n} or less.")
+    if not recipe.min_steps: return recipe.bs
     most = max(2, n // recipe.min_steps)
     return recipe.bs if recipe.bs <= most else 2 ** int(log2(most))
 
@@ -234,7 +251,7 @@ def _to_tensorboard(board: TensorBoardLog, folder: Path, learn: ImageLearner, fo
 def _announce(run: Run):
     r = run.results
     tta = f", {r['accuracy_tta']:.2%} with {r['tta']} TTA" if "accuracy_tta" in r else ""
-    log.info("test        %.2f %% of %s%s; loss %.4f, %s", 100 * r["accuracy"],
-             counted(r["pictures"], "picture"), tta, r["loss"], counted(r["mistakes"], "mistake"))
+    log.info("test        %.2f %% of %s%s; cross-entropy %.4f, %s", 100 * r["accuracy"],
+             counted(r["pictures"], "picture"), tta, r["cross_entropy"], counted(r["mistakes"], "mistake"))
     log.info("took        %.0f s", r["seconds"])
     log.info("folder      %s", run.folder)

@@ -35,6 +35,7 @@ def measured(
     folder: Path = RESULTS,      # of files as `--seeds` leaves them: seeds.json
 ) -> str:
     "mean ± sd, n and data of the results that were measured with the recipe as it now is"
+    if not folder.is_dir(): return "see benchmarks/results of the repository"     # installed without it
     found, now = [], _fields(recipe)
     for path in sorted(folder.glob("*.json")):
         try: result = json.loads(path.read_text())
@@ -93,7 +94,8 @@ def main(argv: list[str] | None = None) -> None:
 def _train(argv: list[str]) -> None:
     "The recipe in a file, or in the folder of a run, with the flags that every recipe has"
     if argv[:1] in (["-h"], ["--help"]):
-        print(__doc__.strip())
+        about = "Train the recipe in FILE: the recipe.json of a run, the run's folder, or a file of your own."
+        cli.create_parser("python -m recipes train FILE", about).print_help()
         return
     if not argv or argv[0].startswith("-"):
         raise InputError("python -m recipes train takes a recipe's file first. Give one, such as the "
