@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)   # of torchvision, while it is imported
-warnings.filterwarnings("ignore", "IProgress not found")         # of tqdm in a notebook, for bars not shown here
+warnings.filterwarnings("ignore", "IProgress not found")         # of tqdm in a notebook without ipywidgets
 __version__ = "0.1.0"
 
 _home = {

@@ -138,8 +138,9 @@ def table(groups: list[Group]) -> list[tuple[str, ...]]:     # a line of heads, 
     for g in groups:
         first = g.runs[0].results
         lines.append((g.label, str(len(g.runs)), _spread(g.values("accuracy"), ".2f", 100),
-                      _spread(g.values("accuracy_tta"), ".2f", 100), _spread(g.values("cross_entropy"), ".4f"),
-                      str(first["epochs"]), _spread(g.values("seconds"), ".0f"), f"{first['parameters']:,}",
+                      _spread(g.values("accuracy_tta"), ".2f", 100),
+                      _spread(g.values("cross_entropy"), ".4f"), str(first["epochs"]),
+                      _spread(g.values("seconds"), ".0f"), f"{first['parameters']:,}",
                       f"{first['data']}, {first.get('training_pictures', '?')} pictures"))
     return lines
 
@@ -171,7 +172,8 @@ def plot_curves(groups: list[Group]) -> Figure:
                      "marker": "o" if len(r.history["epoch"]) < 3 else None}
             axs[0, 0].plot(r.history["epoch"], r.history["train_loss"], **style)
             axs[0, 1].plot(r.history["epoch"], [100 * a for a in r.history["accuracy"]], **style)
-    for ax, label, title in zip(axs.flat, ("loss", "accuracy, %"), ("Training loss, each recipe's own", "Validation accuracy")):
+    titles = "Training loss, each recipe's own", "Validation accuracy"
+    for ax, label, title in zip(axs.flat, ("loss", "accuracy, %"), titles):
         ax.set(xlabel="epoch", ylabel=label, title=title)
         ax.grid(color="#888888", alpha=.15)
         ax.spines[["top", "right"]].set_visible(False)

@@ -18,8 +18,8 @@ from fastcore.basics import listify
 
 from .errors import InputError, unknown
 
-__all__ = ["LRSweep", "explain_rate", "find_rate", "minimum", "peak", "settled_rate", "slide", "steep",
-           "valley"]
+__all__ = ["LRSweep", "careful_rate", "explain_rate", "fell", "find_rate", "minimum", "peak", "settled_rate",
+           "slide", "steep", "valley"]
 
 log = logging.getLogger("cifar_fastai")
 
@@ -48,6 +48,7 @@ def _first_above(losses, bound) -> int:
 
 
 SUGGESTIONS = (valley, slide, minimum, steep, peak)
+SLIDE_NEEDS = 17                                          # rates; the others need two
 
 
 class LRSweep(LRFinder):
@@ -93,33 +94,43 @@ def find_rate(
     suggest_funcs=None,      # None: valley; `peak`, fastai's `slide`, `minimum`, `steep`, or like them
 ):                           # namedtuple of rates by function; losses and rates stay in `learn.recorder`
     """Try rates from `start_lr` to `end_lr`; model, optimiser, generators and disk are afterwards as before.
-    Raises: InputError where fewer than 17 batches are left to judge by."""
+    Raises: InputError for rates that do not rise, or where too few batches are left to judge by."""
     if mode not in ("exp", "linear"): raise unknown("mode of the range test", mode, ["exp", "linear"])
     if on not in ("train", "holdout"): raise unknown("loss of the range test", on, ["train", "holdout"])
     if on == "holdout" and getattr(learn.dls, "valid_name", "test") == "test":
         raise InputError("the range test was asked to judge by the validation set, which is the test set "
                          'here. Keep a holdout (valid="holdout"), or judge by on="train".')
+    if not (start_lr > 0 if mode == "exp" else start_lr >= 0):
+        raise InputError(f"the range test cannot start at {start_lr:g}. Give a rate above 0, such as 1e-5"
+                         f"{', or start at 0 with mode=' + repr('linear') if start_lr == 0 else ''}.")
+    if not start_lr < end_lr < float("inf"):
+        raise InputError(f"the range test cannot rise from start_lr={start_lr:g} to end_lr={end_lr:g}. "
+                         "Give an end_lr above start_lr.")
     funcs = listify(valley if suggest_funcs is None else suggest_funcs)
     sweep = LRSweep(start_lr, end_lr, num_it, mode, on, stop_div)
     with _untouched(learn), learn.no_logging():
         learn.fit(num_it // max(1, len(learn.dls.train)) + 1, cbs=sweep)
-    lrs, losses = _judged(learn.recorder, num_it)
+    lrs, losses = _judged(learn.recorder, num_it, SLIDE_NEEDS if slide in funcs else 2)
+    learn.recorder.fell = fell(losses)
+    if not learn.recorder.fell:
+        log.warning("rate        the loss did not fall in the range test: its suggestions say nothing")
     found = [f(lrs, losses, num_it) for f in funcs]
     names = [getattr(f, "func", f).__name__ for f in funcs]
     if show_plot: _plot(learn, {n: rate for n, (rate, _) in zip(names, found)}, mode, on)
     return namedtuple("SuggestedLRs", names)(*(rate for rate, _ in found))
 
 
-def _judged(recorder, num_it):
+def _judged(recorder, num_it: int, least: int):
     "Rates and losses without the first tenth, the last five, and what follows a loss that is not finite"
     losses = torch.stack([torch.as_tensor(v, dtype=torch.float32).cpu() for v in recorder.losses])
     recorder.losses = list(losses)
     lrs, losses = torch.tensor(recorder.lrs[num_it // 10:-5]), losses[num_it // 10:-5]
     bad = (~losses.isfinite()).nonzero()
     if len(bad): lrs, losses = lrs[:int(bad[0])], losses[:int(bad[0])]
-    if len(losses) < 17:
-        raise InputError(f"the range test has only {len(losses)} rates to judge by, of which 17 are needed. "
-                         "Raise num_it, or lower start_lr.")
+    if len(losses) < least:
+        raise InputError(f"the range test has only {len(losses)} rates to judge by, of which {least} are "
+                         f"needed{' by slide' if least == SLIDE_NEEDS else ''}. Raise num_it, or lower "
+                         "start_lr.")
     return lrs, losses
 
 
@@ -166,6 +177,20 @@ def _go_to(dl, place):
 def _cuda_state(): return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 
 
+def fell(
+    losses: torch.Tensor,   # smoothed, one a rate, in the order they were tried
+) -> bool:
+    """Whether the loss fell by 5 % or more, from the mean of the first fifth (they are noisy), before it stands
+    5 % above the highest there, as `peak` reads it"""
+    first = losses[:max(1, len(losses) // 5)]
+    return bool(losses[:_first_above(losses, 1.05 * first.max())].min() < 0.95 * first.mean())
+
+
+def careful_rate(opt: str) -> float:
+    "A rate for an optimiser of which nothing is known: the usual default, 0.01 for SGD, 0.001 for others"
+    return 1e-2 if opt in ("sgd", "asgd") else 1e-3
+
+
 def settled_rate(
     rates,             # the namedtuple of `find_rate`
     rule: str,         # the field to take
@@ -184,9 +209,11 @@ def settled_rate(
 def explain_rate(
     rates,                 # the namedtuple of `find_rate`
     rule: str,             # the field that was asked for
-    taken: float,          # what `settled_rate` made of it
+    taken: float,          # what `settled_rate` or `careful_rate` gives
+    fell: bool = True,     # whether the loss did
 ) -> str:
     "One line for the log: every suggestion, and which one is taken"
     others = ", ".join(f"{n} {getattr(rates, n):.2g}" for n in rates._fields)
     name = rule if taken == getattr(rates, rule) else f"median, not {rule}"
+    if not fell: name = f"a careful default, not {rule}: the loss did not fall"
     return f"{taken:.3g} ({name}) of {others}"

@@ -159,6 +159,7 @@ def numbers(interp: ImageInterpretation) -> dict:
     where there is one, expected calibration error, counts, and the accuracy of each class"""
     found = interp.per_class().set_index("class")["accuracy"]
     res = {"accuracy": interp.accuracy, "accuracy_tta": interp.accuracy_tta, "loss": interp.loss,
-           "cross_entropy": cross_entropy(interp), "ece": interp.calibration().ece, "pictures": len(interp), "mistakes": len(interp.misclassified()),
+           "cross_entropy": cross_entropy(interp), "ece": interp.calibration().ece,
+           "pictures": len(interp), "mistakes": len(interp.misclassified()),
            "accuracy_per_class": {c: None if np.isnan(a) else float(a) for c, a in found.items()}}
     return {k: v for k, v in res.items() if v is not None}

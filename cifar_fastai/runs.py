@@ -18,7 +18,7 @@ from .checkpoint import versions
 from .data import ImageData, load_data
 from .errors import InputError, unknown
 from .failures import plain_failures
-from .finder import explain_rate, settled_rate
+from .finder import careful_rate, explain_rate, settled_rate
 from .gradcam import find_layers
 from .ingredients import callbacks_of, peak_factor, regularisers_of, suggestions_of
 from .interpret import ImageInterpretation
@@ -186,13 +186,15 @@ def _rate(recipe: Recipe, learn: ImageLearner, folder: Path, resume: bool) -> Fo
     with learn.added_cbs(regularisers_of(recipe)):
         rates = learn.lr_find(*recipe.lr_range, its, suggest_funcs=suggestions_of(recipe, steps),
                               show_plot=False, mode=recipe.lr_mode, on=recipe.lr_on)
-    taken = settled_rate(rates, recipe.lr_rule, recipe.lr_range[0])
-    chosen = taken / recipe.lr_divide
+    fell = learn.recorder.fell
+    taken = settled_rate(rates, recipe.lr_rule, recipe.lr_range[0]) if fell else careful_rate(recipe.opt)
+    chosen = taken / recipe.lr_divide if fell else taken
     whose = {"train": "training", "holdout": "holdout"}[recipe.lr_on]
-    log.info("rate        %s, from the %s loss alone", explain_rate(rates, recipe.lr_rule, taken), whose)
+    said = explain_rate(rates, recipe.lr_rule, taken, fell)
+    log.info("rate        %s, from the %s loss alone", said, whose)
     if taken == rates.peak:
         log.info("            the peak is %.2g × where it is lowest", peak_factor(recipe, steps))
-    if recipe.lr_divide != 1: log.info("            divided by %g: %.3g", recipe.lr_divide, chosen)
+    if chosen != taken: log.info("            divided by %g: %.3g", recipe.lr_divide, chosen)
     found = FoundRate(learn.recorder.lrs, [float(v) for v in learn.recorder.losses], rates._asdict(), chosen,
                       recipe.lr_mode, recipe.lr_on)
     write_json(kept, found._asdict())

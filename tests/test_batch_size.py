@@ -1,4 +1,4 @@
-"""A batch size that a person gave holds or is refused; a recipe's own shrinks on small data. The files agree."""
+"""A batch size that a person gave holds or is refused; a recipe's own shrinks on small data."""
 import json
 
 import pytest

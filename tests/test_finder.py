@@ -156,8 +156,9 @@ def test_it_stops_where_the_loss_explodes_and_ignores_what_is_no_number(learner)
 
 
 def test_too_few_rates_are_refused(learner):
-    with pytest.raises(InputError, match="only 12 rates to judge by, of which 17 are needed. Raise num_it"):
-        learner().lr_find(num_it=18, show_plot=False)
+    said = "only 12 rates to judge by, of which 17 are needed by slide. Raise num_it"
+    with pytest.raises(InputError, match=said):
+        learner().lr_find(num_it=18, suggest_funcs=FOUR, show_plot=False)
 
 
 def test_the_plot_marks_each_suggestion(learner):
