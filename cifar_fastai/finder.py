@@ -180,10 +180,11 @@ def _cuda_state(): return torch.cuda.get_rng_state_all() if torch.cuda.is_initia
 def fell(
     losses: torch.Tensor,   # smoothed, one a rate, in the order they were tried
 ) -> bool:
-    """Whether the loss fell by 5 % or more, from the mean of the first fifth (they are noisy), before it stands
+    """Whether the loss fell by 5 % or more from the mean of the first fifth, which is noisy, before it stands
     5 % above the highest there, as `peak` reads it"""
     first = losses[:max(1, len(losses) // 5)]
-    return bool(losses[:_first_above(losses, 1.05 * first.max())].min() < 0.95 * first.mean())
+    later = losses[len(first):_first_above(losses, 1.05 * first.max())]
+    return bool((later < 0.95 * first.mean()).any())
 
 
 def careful_rate(opt: str) -> float:
