@@ -141,10 +141,12 @@ class WatchProgress(ProgressCallback):
     def after_train(self):
         if IN_NOTEBOOK or self._range_test() is None: self._end_bar()
 
-    def after_validate(self): self._end_bar()
+    def after_validate(self): self.after_train()
 
     def _end_bar(self):
-        if self.pbar is not None: self.pbar.on_iter_end()
+        if self.pbar is not None:
+            self.pbar.prefix = ""               # it would be left on the line
+            self.pbar.on_iter_end()
         self.pbar = None
 
     def after_fit(self): self.cleanup()
