@@ -30,7 +30,8 @@ def runs(tmp_path_factory):
     for seed, accuracy in ((1, 0.5), (2, 0.75)):
         folder = shutil.copytree(out / "long", out / "seeds" / f"seed{seed}")
         _write(folder / "recipe.json", {"seed": seed, "epochs": 2, "lr": "find"})
-        _write(folder / "results.json", {"seed": seed, "epochs": 2, "accuracy": accuracy, "cross_entropy": accuracy})
+        numbers = {"accuracy": accuracy, "cross_entropy": accuracy}
+        _write(folder / "results.json", {"seed": seed, "epochs": 2} | numbers)
         rows = [f"{k},{a},{a if k % 4 < 4 * accuracy else 'ship'},0.9,0.1" for k, a in
                 enumerate(tiny.CLASSES * 12)]
         (folder / "predictions.csv").write_text("\n".join(["index,true,predicted,confidence,loss", *rows]))
@@ -48,7 +49,8 @@ def test_seeds_of_a_recipe_stand_together_with_mean_and_sd(runs):
     head, both, alone = table(grouped(read_runs([runs / "seeds", runs / "long"])))
     row = dict(zip(head, both))
     assert row["recipe"] == "tiny (epochs=2, lr=find)" and row["n"] == "2"
-    for name, column, scale, form in (("accuracy", "accuracy", 100, ".2f"), ("cross_entropy", "cross-entropy", 1, ".4f"),
+    for name, column, scale, form in (("accuracy", "accuracy", 100, ".2f"),
+                                      ("cross_entropy", "cross-entropy", 1, ".4f"),
                                       ("accuracy_tta", "TTA", 100, ".2f")):
         values = [scale * r[name] for r in found]
         assert row[column] == f"{mean(values):{form}} ± {stdev(values):{form}}"

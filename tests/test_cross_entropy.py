@@ -43,7 +43,8 @@ def test_it_is_what_the_probabilities_say(folders):
 
 def test_runs_are_compared_by_it_and_seeds_sum_it_up(folders):
     plain, smooth = folders.values()
-    assert shown(plain.folder, smooth.folder) == [f"{r.results['cross_entropy']:.4f}" for r in (plain, smooth)]
+    kept = [f"{r.results['cross_entropy']:.4f}" for r in (plain, smooth)]
+    assert shown(plain.folder, smooth.folder) == kept
     assert summary([smooth.results])["cross_entropy"]["mean"] == smooth.results["cross_entropy"]
 
 
