@@ -73,9 +73,9 @@ def test_figure_says_what_was_said_and_what_is_true(ours, learnable):
     for i, k in enumerate([0, 5, 9]):
         (above, below), *rest = found[3 * i:3 * i + 3]
         said, true = probs[i].argmax().item(), learnable.y_test[k]
-        assert above == f"said {CLASSES[said]} {percent(probs[i, said].item())}"
+        assert above == f"said {CLASSES[said]} ({percent(probs[i, said].item())})"
         p = probs[i, true]
-        assert below == f"is {CLASSES[true]} {percent(p.item())}\nloss {-p.log():.2f}"
+        assert below == f"is {CLASSES[true]} ({percent(p.item())})\nloss {-p.log():.2f}"
         assert rest == [(f"why {CLASSES[said]}", "layer1"), (f"why {CLASSES[said]}", "layer3")]
         assert fig.axes[4 * i].title.get_color() == (GOOD if said == true else BAD)
     assert fig.axes[-1].get_xlabel() == "evidence for the class" and list(cam.maps) == ["layer1", "layer3"]
@@ -84,7 +84,8 @@ def test_figure_says_what_was_said_and_what_is_true(ours, learnable):
 def test_of_a_picture_without_a_label_the_second_guess_is_told(ours, learnable):
     fig, cam = ours.gradcam(learnable.x_test[0])
     second = cam.logits[0].argsort(descending=True)[1].item()
-    assert texts(fig)[0][1] == f"or {CLASSES[second]} {percent(cam.logits[0].softmax(0)[second].item())}"
+    likely = percent(cam.logits[0].softmax(0)[second].item())
+    assert texts(fig)[0][1] == f"or {CLASSES[second]} ({likely})"
 
 
 def test_text_and_colour_bar_can_be_left_out(ours):

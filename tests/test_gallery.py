@@ -43,8 +43,8 @@ def test_each_mistake_is_shown_with_both_classes_and_their_own_probabilities(int
         assert said != true and interp.preds[i, said] > interp.preds[i, true]
         assert above.startswith(f"said {interp.names[said][:8]}")
         assert below.startswith(f"is {interp.names[true][:8]}")
-        assert above.endswith(f" {percent(interp.preds[i, said].item())}")
-        assert below.endswith(f" {percent(interp.preds[i, true].item())}")
+        assert above.endswith(f" ({percent(interp.preds[i, said].item())})")
+        assert below.endswith(f" ({percent(interp.preds[i, true].item())})")
         np.testing.assert_allclose(x, picture(i), atol=1e-6)
 
 
