@@ -41,7 +41,8 @@ _module_of = {name: f"{__name__}.{module}" for module, names in _home.items() fo
 _module_of["ClassificationInterpretation"] = "fastai.vision.learner"  # works on our Learners too
 _modules = ("cli", "policy")
 
-__all__ = sorted([*_module_of, "policy"])  # noqa: PLE0605
+# fastai.vision.all has a `Precision` too, a metric: ours is imported by name, not by a star
+__all__ = sorted({*_module_of, "policy"} - {"Precision"})  # noqa: PLE0605
 
 
 def __getattr__(name: str):

@@ -6,12 +6,14 @@
 import random
 from contextlib import contextmanager
 from copy import copy
+from itertools import islice
 
 import numpy as np
 import torch
 from fastai.data.core import Datasets, TfmdDL
 from fastai.data.transforms import Categorize, ToTensor
 from fastai.torch_core import TensorCategory, TensorImage, to_device
+from fastcore.foundation import L
 
 from .augment import AlbumentationsTransform, draw_from
 from .augmenter import augmenter
@@ -52,13 +54,32 @@ class BatchDL(TfmdDL):
 
     def __iter__(self):
         self.before_iter()
-        idxs, epoch, skip = np.asarray(self.get_idxs()), self.epoch, self.skip
+        idxs, epoch, skip = self._chosen(), self.epoch, self.skip
         self.epoch, self.skip = epoch + 1, 0
         keys = [(epoch, b, idxs[b * self.bs:(b + 1) * self.bs]) for b in range(skip, len(self))]
         for batch in self._in_workers(keys) if self._worth_workers() else map(self.make_batch, keys):
             if self.device: batch = to_device(batch, self.device, non_blocking=self.pin_memory)
             yield self.after_batch(batch)
         self.after_iter()
+
+    def _chosen(self) -> np.ndarray:
+        "The indices of an epoch as an array; `show_batch(unique=True)` gives the loader an endless iterator"
+        idxs = self.get_idxs()
+        return np.asarray(idxs if hasattr(idxs, "__len__") else list(islice(idxs, len(self) * self.bs)))
+
+    @property
+    def items(self):
+        "The dataset's, for fastai's interpretation, which takes an array for one item"
+        items = self.dataset.items
+        return L(items.tolist()) if isinstance(items, np.ndarray) else items
+
+    def show_batch(self, *args, unique=False, **kwargs):
+        "fastai's; `get_idxs` is afterwards as before, also where this fails or only returns (show=False)"
+        before = vars(self).get("get_idxs")
+        try: return super().show_batch(*args, unique=unique, **kwargs)
+        finally:
+            if unique: vars(self).pop("get_idxs", None)
+            if unique and before is not None: self.get_idxs = before
 
     def make_batch(self, key):
         "The batch of `key` = (epoch, batch number, indices), on the CPU, before the batch transforms"

@@ -61,37 +61,51 @@ class EpochSeed(Callback):
 
 
 class EpochTable(Callback):
-    "One line an epoch: losses, accuracy, highest rate, time; in a notebook fastai's own table stands there"
+    "One line an epoch: losses, metrics, highest rate, time; in a notebook fastai's own table stands there"
     order, remove_on_fetch = Recorder.order + 1, True
 
     def __init__(self, write=print): self.write = write
 
     def before_fit(self):
-        self.run = fitting(self.learn) and not IN_NOTEBOOK and self.learn.logger is print
+        free = self.learn.logger in (print, _quiet)   # `CSVLogger` gives back what it took, later than we do
+        self.run = fitting(self.learn) and not IN_NOTEBOOK and free
         if self.run: self.learn.logger = _quiet   # of the Recorder, whose row this is
-        head = (f"{'epoch':>8}  {'train loss':>10}  {'valid loss':>10}  {'accuracy':>8}  {'rate':>8}  "
-                f"{'time':>6}")
-        self.head = head if self.run else None
+        self.head_due = self.run
 
     def before_epoch(self):
         "The head above the first row: after what a resumed fit says of where it goes on"
-        if self.head: self.write(self.head)
-        self.head = None
+        if self.head_due: self._write_row("epoch", [n.replace("_", " ") for n in self._names], "rate", "time")
+        self.head_due = False
 
     def after_epoch(self):
         rec = self.recorder
-        row = dict(zip(rec.metric_names[1:-1], rec.log[1:-1]))
+        row = dict(zip(rec.metric_names[1:], rec.log[1:]))
         rate = max(rec.lrs[-len(self.dls.train):], default=0)
-        cell = lambda key, form: format(row[key], form) if row.get(key) is not None else "-"
-        self.write("  ".join([f"{f'{self.epoch + 1}/{self.n_epoch}':>8}", f"{cell('train_loss', '.4f'):>10}",
-                              f"{cell('valid_loss', '.4f'):>10}", f"{cell('accuracy', '.2%'):>8}",
-                              f"{rate:>8.2g}", f"{rec.log[-1]:>6}"]))
+        self._write_row(f"{self.epoch + 1}/{self.n_epoch}", [_cell(n, row.get(n)) for n in self._names],
+                        f"{rate:.2g}", row.get("time", ""))
+
+    @property
+    def _names(self) -> list[str]:
+        "Of the losses, and of every metric that the Learner was asked for"
+        return [n for n in self.recorder.metric_names[1:] if n != "time"]
+
+    def _write_row(self, epoch, cells, rate, time):
+        widths = [max(len(n), 10 if n.endswith("loss") else 8) for n in self._names]
+        self.write("  ".join([f"{epoch:>8}", *(f"{c:>{w}}" for c, w in zip(cells, widths)), f"{rate:>8}",
+                              f"{time:>6}"]))
 
     def after_fit(self): self.cleanup()
 
     def cleanup(self):
         "Give the logger back"
         if self.learn.logger is _quiet: self.learn.logger = print
+
+
+def _cell(name: str, value) -> str:
+    "A value of the table: shares in per cent, other numbers with four places"
+    if value is None: return "-"
+    if not isinstance(value, (int, float)): return str(value)
+    return format(value, ".2%" if "accuracy" in name or name.endswith("error_rate") else ".4f")
 
 
 def _seed(seed: int, on_cpu: bool) -> None:
@@ -103,10 +117,16 @@ def _seed(seed: int, on_cpu: bool) -> None:
 def _quiet(*_): "In the place of `print`"
 
 
+class _NoBars:
+    "Stands where fastai's master bar is missing: `ShowGraphCallback` draws into it, in notebooks only"
+    def __bool__(self): return False
+    def update_graph(self, *args, **kwargs): "Nothing to draw on"
+
+
 class WatchProgress(ProgressCallback):
     """fastai's bars in a notebook; one live bar at a terminal; none where the output is piped.
     The loss is only read when it is shown"""
-    name, live, pbar = "progress", False, None
+    name, live, pbar, mbar = "progress", False, None, _NoBars()
 
     @staticmethod
     def wanted() -> bool:

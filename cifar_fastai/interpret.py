@@ -94,8 +94,9 @@ class ImageInterpretation(Gallery, ClassificationInterpretation):
         "The `k` largest (smallest) losses and their indices: all by default, fewer where there are fewer"
         losses, idx = self.losses.topk(len(self) if k is None else min(k, len(self)), largest=largest)
         if not items: return losses, idx
-        rows = getattr(self.dl.items, "iloc", None)
-        return losses, idx, [self.dl.items[i] for i in idx.tolist()] if rows is None else rows[idx.tolist()]
+        known = self.dl.items
+        rows = getattr(known, "iloc", None)
+        return losses, idx, [known[i] for i in idx.tolist()] if rows is None else rows[idx.tolist()]
 
     def misclassified(
         self,

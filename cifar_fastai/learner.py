@@ -12,15 +12,16 @@ from fastai.callback.core import TrainEvalCallback, _inner_loop
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 from fastai.metrics import accuracy
-from fastai.torch_core import TensorBase, to_device
+from fastai.optimizer import OptimWrapper
+from fastai.torch_core import TensorBase, norm_bias_params, to_device
 from torch import nn
 
 from .callbacks import EpochSeed, EpochTable, WatchProgress
 from .errors import InputError
 from .finder import find_rate
 from .losses import create_loss
-from .models import create_model
-from .optimizers import decay_groups, optimizer
+from .models import create_model, layer_groups
+from .optimizers import TorchOptimizer, optimizer
 from .precision import Precision, choose_precision
 from .recorder import DeviceRecorder, mean_metric
 from .schedules import one_cycle
@@ -70,6 +71,9 @@ class ImageLearner(Learner):
             for cb in self._listeners[event_name]:
                 wanted = not inner or (cb.run_train if training else cb.run_valid)
                 if cb.run and wanted: getattr(cb, event_name)()
+        except Exception as e:
+            e.add_note(f"Exception occurred in `{type(cb).__name__}` when calling event `{event_name}`")
+            raise
         finally:
             if event_name == "after_fit": self.cbs.map(_runs_again)
 
@@ -98,10 +102,20 @@ class ImageLearner(Learner):
         self.training = False
 
     def fit(self, *args, **kwargs):
-        "fastai's `fit`, by which callbacks can tell a fit from other loops: see `callbacks.fitting`"
-        self.fitting = True
+        """fastai's `fit`, by which callbacks can tell a fit from other loops: see `callbacks.fitting`.
+        The logger is afterwards as before: callbacks that wrap it give it back in the order they took it"""
+        self.fitting, logger = True, self.logger
         try: super().fit(*args, **kwargs)
-        finally: self.fitting = False
+        finally: self.fitting, self.logger = False, logger
+
+    def create_opt(self):
+        "fastai's; what does not decay is no layer group, which `freeze` and slices would take it for"
+        super().create_opt()
+        if self.wd_bn_bias or not isinstance(self.opt, OptimWrapper): return
+        if not isinstance(self.opt, TorchOptimizer):
+            raise InputError("wd_norm_bias=False does nothing to fastai's OptimWrapper. Give an optimiser by "
+                             "name, partial(OptimWrapper, opt=...), or `optimizers.TorchOptimizer`.")
+        self.opt.spare(norm_bias_params(self.model, with_bias=True))
 
     def tta(self, *args, **kwargs):
         "fastai's `tta`, without bars where the output is piped"
@@ -163,7 +177,7 @@ def _listed(o) -> list:
 
 def cifar_learner(
     dls,                          # `cifar_dataloaders`, or any fastai DataLoaders of pictures with a `vocab`
-    arch="resnet18",              # a function or name of `models`, or a torch module
+    arch="resnet18",              # a function or name of `models` or torchvision, or a torch module
     n_out: int | None = None,     # classes; None: those of `dls`
     norm: str = "bn",             # "bn" (batch norm) or "gn" (group norm of one group)
     opt="sgd",                    # name (see `optimizer`) or any fastai `opt_func`
@@ -180,6 +194,8 @@ def cifar_learner(
     **kwargs,                     # further arguments of `Learner`
 ) -> ImageLearner:
     """A Learner around `arch` with Nesterov SGD, memory in channels_last and the precision fastest here.
+    torchvision's `resnet18`, which `from fastai.vision.all import *` binds, means ours of that name, whose
+    stem is for small pictures. Layer groups: early stages, late stages and head, see `models.layer_groups`.
     Raises: InputError for an unknown architecture, optimiser or precision, or classes that do not fit the
     head."""
     classes, seed = len(dls.vocab), getattr(dls.train, "seed", 0) if seed is None else seed
@@ -189,12 +205,12 @@ def cifar_learner(
     opt_func, device = optimizer(opt, mom), torch.device(dls.device or "cpu")
     model = _model(arch, classes, norm, seed).to(device, memory_format=torch.channels_last)
     precision = choose_precision(precision, device)
-    decay = {"wd": wd} if wd_norm_bias else {"wd": [wd, 0.0], "splitter": decay_groups}
     defaults = [TrainEvalCallback, DeviceRecorder(), WatchProgress, EpochTable, EpochSeed(seed)]
     if precision != "fp32": defaults.append(Precision(precision))
     learn = ImageLearner(dls, model, create_loss(loss_func, smoothing), lr=lr,
                          opt_func=opt_func, wd_bn_bias=wd_norm_bias, moms=(mom, mom, mom), metrics=metrics,
-                         cbs=[*defaults, *_listed(cbs)], default_cbs=False, **decay | kwargs)
+                         cbs=[*defaults, *_listed(cbs)], default_cbs=False,
+                         **{"wd": wd, "splitter": layer_groups} | kwargs)
     learn.precision_name = precision
     return learn
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from .errors import InputError, unknown
 
-__all__ = ["MODELS", "NORMS", "create_model", "custom_resnet", "resnet18", "resnet34", "resnet50",
-           "resnet101"]
+__all__ = ["MODELS", "NORMS", "create_model", "custom_resnet", "layer_groups", "resnet18", "resnet34",
+           "resnet50", "resnet101"]
 
 NORMS = {"bn": nn.BatchNorm2d, "gn": partial(nn.GroupNorm, 1)}   # GroupNorm(1, C): LayerNorm over (C, H, W)
 
@@ -34,9 +34,10 @@ def _init(m: nn.Module):
     if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _resnet(bottleneck: bool, depths: list[int], n_out: int, n_in: int, norm: str) -> nn.Module:
+def _resnet(name, bottleneck: bool, depths: list[int], n_out: int, n_in: int, norm: str, pretrained: bool):
     "torchvision's `ResNet` with a 3×3 stem of stride 1 and no max-pool: 32×32 pictures keep 32×32 places"
     _check(n_out, n_in)
+    if pretrained: return _imagenet(name, n_out, n_in, norm)
     from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet  # not above: it takes 1.5 s
     net = ResNet(Bottleneck if bottleneck else BasicBlock, depths, num_classes=n_out, norm_layer=_norm(norm))
     net.conv1 = nn.Conv2d(n_in, 64, 3, padding=1, bias=False)
@@ -45,40 +46,55 @@ def _resnet(bottleneck: bool, depths: list[int], n_out: int, n_in: int, norm: st
     return net
 
 
+def _imagenet(name: str, n_out: int, n_in: int, norm: str) -> nn.Module:
+    "torchvision's net with ImageNet's weights and a new head. It has its own stem, for larger pictures"
+    if (n_in, norm) != (3, "bn"):
+        raise InputError(f"weights of ImageNet are for n_in=3 and norm='bn', not {n_in} and {norm!r}. "
+                         "Give these, or pretrained=False.")
+    from torchvision import models
+    net = getattr(models, name)(weights="DEFAULT")
+    net.fc = nn.Linear(net.fc.in_features, n_out)
+    return net
+
+
 def resnet18(
     n_out: int = 10,      # classes
     n_in: int = 3,        # channels of a picture
     norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
+    pretrained: bool = False,   # see `_imagenet`: asked for by fastai's `vision_learner`
 ) -> nn.Module:
     "ResNet-18 (He et al. 2016, CIFAR stem): 11,173,962 parameters at 10 classes; `layer4` is 4×4 at 32×32"
-    return _resnet(False, [2, 2, 2, 2], n_out, n_in, norm)
+    return _resnet("resnet18", False, [2, 2, 2, 2], n_out, n_in, norm, pretrained)
 
 
 def resnet34(
     n_out: int = 10,      # classes
     n_in: int = 3,        # channels of a picture
     norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
+    pretrained: bool = False,   # see `_imagenet`: asked for by fastai's `vision_learner`
 ) -> nn.Module:
     "ResNet-34 (He et al. 2016, CIFAR stem): 21,282,122 parameters at 10 classes"
-    return _resnet(False, [3, 4, 6, 3], n_out, n_in, norm)
+    return _resnet("resnet34", False, [3, 4, 6, 3], n_out, n_in, norm, pretrained)
 
 
 def resnet50(
     n_out: int = 10,      # classes
     n_in: int = 3,        # channels of a picture
     norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
+    pretrained: bool = False,   # see `_imagenet`: asked for by fastai's `vision_learner`
 ) -> nn.Module:
     "ResNet-50 (torchvision's v1.5 bottleneck, CIFAR stem): 23,520,842 parameters at 10 classes"
-    return _resnet(True, [3, 4, 6, 3], n_out, n_in, norm)
+    return _resnet("resnet50", True, [3, 4, 6, 3], n_out, n_in, norm, pretrained)
 
 
 def resnet101(
     n_out: int = 10,      # classes
     n_in: int = 3,        # channels of a picture
     norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
+    pretrained: bool = False,   # see `_imagenet`: asked for by fastai's `vision_learner`
 ) -> nn.Module:
     "ResNet-101 (torchvision's v1.5 bottleneck, CIFAR stem): 42,512,970 parameters at 10 classes"
-    return _resnet(True, [3, 4, 23, 3], n_out, n_in, norm)
+    return _resnet("resnet101", True, [3, 4, 23, 3], n_out, n_in, norm, pretrained)
 
 
 class _Residual(nn.Sequential):
@@ -109,9 +125,11 @@ def custom_resnet(
     n_out: int = 10,      # classes
     n_in: int = 3,        # channels of a picture
     norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
+    pretrained: bool = False,   # refused: there are no weights of it
 ) -> nn.Module:
     "The 9-layer ResNet of DAWNBench (Page 2018, cifar10-fast), norm before each ReLU: 6,573,130 parameters"
     _check(n_out, n_in)
+    if pretrained: raise InputError("custom_resnet has no pretrained weights. Give pretrained=False.")
     return _CustomResNet(n_out, n_in, _norm(norm))
 
 
@@ -125,10 +143,36 @@ def create_model(
     n_in: int = 3,                          # channels of a picture
     norm: str = "bn",                       # "bn" or "gn"
 ) -> nn.Module:
-    "A new net by name or by function. Raises `InputError` for an unknown name or a net that is built already"
+    """A new net by name or by function; torchvision's `resnet18` means ours of that name.
+    Raises: InputError for an unknown name, another net of torchvision, or a net that is built already"""
     if isinstance(arch, nn.Module):
         raise InputError(f"arch is a built {type(arch).__name__}. Give the function that builds it.")
     if not callable(arch):
         if arch not in MODELS: raise unknown("model", arch, MODELS)
         arch = MODELS[arch]
+    if str(getattr(arch, "__module__", "")).startswith("torchvision.models"):
+        arch = _ours(arch.__name__, n_out)
     return arch(n_out=n_out, n_in=n_in, norm=norm)
+
+
+def _ours(name: str, n_out: int) -> Callable[..., nn.Module]:
+    "The net that torchvision's function `name` stands for"
+    if name in MODELS: return MODELS[name]
+    raise InputError(f"torchvision's {name} is made for larger pictures. Give one of {', '.join(MODELS)}, "
+                     f"or build it: {name}(num_classes={n_out}).")
+
+
+def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
+    """Early stages, late stages (`layer3` on) and head, as `vision_learner` splits a ResNet: `freeze` leaves
+    the head, a slice of rates goes from the stem to the head. A `Sequential` of body and head is these two;
+    any other net is one group of what trains, as for fastai's Learner"""
+    parts = dict(model.named_children())
+    if {"layer1", "layer2", "layer3", "fc"} <= set(parts):
+        late = [p for name in ("layer3", "layer4") if name in parts for p in parts[name].parameters()]
+        head = list(parts["fc"].parameters())
+        known = {id(p) for p in [*late, *head]}
+        return [[p for p in model.parameters() if id(p) not in known], late, head]
+    if isinstance(model, nn.Sequential) and len(parts) == 2:
+        groups = [list(part.parameters()) for part in parts.values()]
+        if all(groups): return groups
+    return [[p for p in model.parameters() if p.requires_grad]]

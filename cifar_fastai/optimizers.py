@@ -1,20 +1,19 @@
-"""Optimisers by name, as fastai's Learner takes them.
+"""Optimisers by name, as fastai's Learner and its callbacks take them.
 
     Learner(dls, model, opt_func=optimizer("adamw"))
     optimizer("sgd", mom=0.9)                          # torch's own, with Nesterov's momentum
 """
 import inspect
 from functools import partial
+from itertools import islice
 
 import fastai.optimizer
 import torch
-from fastai.optimizer import OptimWrapper
-from fastai.torch_core import norm_bias_params
-from torch import nn
+from fastai.optimizer import OptimWrapper, detuplify_pg, set_item_pg
 
 from .errors import unknown
 
-__all__ = ["OPTIMIZERS", "decay_groups", "optimizer"]
+__all__ = ["OPTIMIZERS", "TorchOptimizer", "optimizer"]
 
 TORCH = {n.lower(): getattr(torch.optim, n) for n in
          ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta", "Adamax", "ASGD")}
@@ -23,23 +22,76 @@ FASTAI = {n: getattr(fastai.optimizer, f) for n, f in
 OPTIMIZERS = (*TORCH, *FASTAI)
 
 
+class TorchOptimizer(OptimWrapper):
+    """A torch optimiser as fastai's callbacks expect theirs: `hypers` holds numbers alone and can be written
+    to; parameters that do not decay stay in their layer group, where `freeze` and slices find them"""
+    n_layers = None   # layer groups, if torch has as many again for what does not decay
+
+    @property
+    def _layers(self) -> list[list[dict]]:
+        "torch's groups of each layer group"
+        n, groups = self.n_layers, self.opt.param_groups
+        return [groups[k::n] for k in range(n)] if n else [[group] for group in groups]
+
+    def spare(self, params) -> None:
+        "Keep `params` (norms and biases, say) from weight decay"
+        if self.n_layers: return                # an optimiser that came built, and was split before
+        spared, groups = {id(p) for p in params}, list(self.opt.param_groups)
+        self.n_layers = len(groups)
+        for group in groups:
+            kept = [p for p in group["params"] if id(p) in spared]
+            group["params"] = [p for p in group["params"] if id(p) not in spared]
+            self.opt.add_param_group({**group, "params": kept, "weight_decay": 0.0})
+
+    @property
+    def hypers(self): return [_Hypers(self, layer) for layer in self._layers]
+
+    def _set_hyper(self, k, v):
+        for layer, v_ in zip(self._layers, v): self._set(layer, k, v_)
+
+    def _set(self, layer, k, v):
+        for group in layer[:1] if k == "wd" else layer: set_item_pg(group, self.bwd_map[k], v)
+
+    @property
+    def param_lists(self): return [[p for group in layer for p in group["params"]] for layer in self._layers]
+    @param_lists.setter
+    def param_lists(self, v):
+        for layer, params in zip(self._layers, v):
+            params = iter(params)
+            for group in layer: group["params"] = list(islice(params, len(group["params"])))
+
+
+class _Hypers(dict):
+    """The numbers of a layer group by fastai's names, without torch's None and booleans, which no log takes.
+    What is set here is set in torch's groups (`ReduceLROnPlateau` does that)"""
+
+    def __init__(self, opt: TorchOptimizer, layer: list[dict]):
+        known = {k: v for k, v in detuplify_pg(layer[0]).items() if k != "params"}
+        super().__init__({opt.fwd_map.get(k, k): v for k, v in known.items() if _is_number(v)})
+        self._put = partial(opt._set, layer)
+
+    def __setitem__(self, k, v):
+        self._put(k, v)
+        super().__setitem__(k, v)
+
+    def __reduce__(self): return dict, (dict(self),)   # a copy is of the numbers, not of the optimiser
+
+
+def _is_number(v) -> bool: return isinstance(v, (int, float, torch.Tensor)) and not isinstance(v, bool)
+
+
 def optimizer(
     opt,               # "sgd" (Nesterov), another of `OPTIMIZERS`, or an `opt_func`, which is given back
     mom: float = 0.9,  # momentum, or beta1
     **kwargs,          # further arguments of the optimiser
 ):                     # an `opt_func`
     "An optimiser by name, as a fastai `opt_func`: torch's own through `OptimWrapper`, or fastai's"
-    if callable(opt): return opt
+    if isinstance(opt, partial) and opt.func is OptimWrapper:
+        return partial(TorchOptimizer, *opt.args, **opt.keywords)
+    if callable(opt) or isinstance(opt, OptimWrapper): return opt
     if opt in FASTAI: return partial(FASTAI[opt], mom=mom, **kwargs)
     if opt not in TORCH: raise unknown("optimiser", opt, OPTIMIZERS)
     known = inspect.signature(TORCH[opt]).parameters
     given = {"momentum": mom, "betas": (mom, 0.999), "foreach": True} | (
         {"nesterov": mom > 0} if opt == "sgd" else {})
-    return partial(OptimWrapper, opt=TORCH[opt], **{k: v for k, v in given.items() if k in known} | kwargs)
-
-
-def decay_groups(model: nn.Module) -> list[list[nn.Parameter]]:
-    "Trainable parameters in two groups: weights, then norms and biases"
-    kept = {id(p) for p in norm_bias_params(model, with_bias=True)}
-    params = [p for p in model.parameters() if p.requires_grad]
-    return [[p for p in params if id(p) not in kept], [p for p in params if id(p) in kept]]
+    return partial(TorchOptimizer, opt=TORCH[opt], **{k: v for k, v in given.items() if k in known} | kwargs)

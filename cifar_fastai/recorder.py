@@ -3,6 +3,8 @@ import torch
 from fastai.learner import AvgLoss, AvgMetric, AvgSmoothLoss, Recorder
 from fastai.torch_core import find_bs
 
+from .callbacks import fitting
+
 __all__ = ["DeviceRecorder", "mean_metric"]
 
 
@@ -45,12 +47,25 @@ def mean_metric(metric):
 
 
 class DeviceRecorder(Recorder):
-    "fastai's `Recorder`, without a synchronisation a batch: losses are fetched once an epoch"
-    name = "recorder"
+    """fastai's `Recorder`, without a synchronisation a batch: losses are fetched once an epoch. What a fit or
+    a range test recorded stays until the next one; fastai's is emptied by `validate` and `get_preds`"""
+    name, kept = "recorder", {}
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.loss, self.smooth_loss = _DeviceLoss(), _DeviceSmoothLoss(self.smooth_loss.beta)
+
+    def before_fit(self):
+        records = fitting(self.learn) or hasattr(self.learn, "lr_finder")
+        self.kept = {} if records else {k: vars(self)[k] for k in self._stateattrs if k in vars(self)}
+        super().before_fit()
+
+    def after_fit(self): self.cleanup()
+
+    def cleanup(self):
+        "Put back what the last fit recorded, after a pass that only predicts"
+        vars(self).update(self.kept)
+        self.kept = {}
 
     def after_batch(self):
         "As fastai's, without its lists of metrics where only the loss is recorded"

@@ -150,6 +150,7 @@ def run_fields(learn) -> dict:
               "optimiser": type(opt.opt).__name__ if isinstance(opt, OptimWrapper) else ", ".join(steps),
               "classes": [str(c) for c in getattr(learn.dls, "vocab", None) or []],
               "batch size": learn.dls.train.bs if hasattr(learn.dls.train, "bs") else None}
+    if len(opt.param_lists) > 1: fields["layer groups"] = [len(group) for group in opt.param_lists]
     data = getattr(learn.dls, "data", None)
     return fields | ({"data": data.fingerprint} if hasattr(data, "fingerprint") else {})
 

@@ -4,8 +4,10 @@ import sys
 
 import pytest
 import torch
-from fastai.callback.core import Callback
-from fastai.learner import Learner
+from fastai.callback.core import Callback, CancelValidException
+from fastai.callback.progress import CSVLogger
+from fastai.learner import Learner, Metric
+from fastai.metrics import F1Score, accuracy, error_rate
 from stock import Net, stock_dls
 from torch import nn
 
@@ -106,9 +108,34 @@ def test_only_a_fit_that_is_not_silenced_is_tabulated(learner, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_a_metric_that_is_missing_is_a_dash(capsys):
-    stock_learner(EpochTable()).fit(1)
-    assert capsys.readouterr().out.splitlines()[1].split()[3] == "-"
+def test_a_loss_that_is_missing_is_a_dash_and_no_metric_is_no_column(capsys):
+    def stop(self): raise CancelValidException
+    stock_learner(EpochTable()).fit(1, cbs=Callback(before_validate=stop))
+    head, row = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert head == ["epoch", "train", "loss", "valid", "loss", "rate", "time"] and row[2] == "-"
+
+
+def test_the_table_shows_every_metric_that_was_asked_for(learner, capsys):
+    class Words(Metric):
+        value, name = "fair", "verdict"
+    learn = learner(metrics=[accuracy, error_rate, F1Score(average="macro"), Words()])
+    learn.logger = print
+    learn.fit(1)
+    head, row = capsys.readouterr().out.splitlines()
+    _, _, acc, error, f1, word = learn.recorder.values[0]
+    assert head.split()[5:-2] == ["accuracy", "error", "rate", "f1", "score", "verdict"]
+    assert row.split()[3:-2] == [f"{acc:.2%}", f"{error:.2%}", f"{f1:.4f}", word] and len(head) == len(row)
+
+
+@pytest.mark.parametrize("stock", [False, True])
+def test_other_callbacks_that_write_rows_do_not_silence_the_next_table(learner, tmp_path, capsys, stock):
+    learn = stock_learner(EpochTable()) if stock else learner(path=tmp_path)
+    learn.logger, learn.path = print, tmp_path
+    learn.fit(1, cbs=CSVLogger())
+    with_csv = capsys.readouterr().out.splitlines()
+    learn.fit(1)
+    assert len(with_csv) == len(capsys.readouterr().out.splitlines()) == 2 and learn.logger is print
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 2
 
 
 def test_lines_go_where_they_are_told(learner):

@@ -1,4 +1,5 @@
 """Optimisers by name: each learns, and decays what it is asked to."""
+from copy import deepcopy
 from functools import partial
 
 import numpy as np
@@ -10,8 +11,9 @@ from test_learner import losses
 from tiny import tiny_net
 from torch import nn
 
+from cifar_fastai.errors import InputError
 from cifar_fastai.learner import cifar_learner
-from cifar_fastai.optimizers import OPTIMIZERS, decay_groups, optimizer
+from cifar_fastai.optimizers import OPTIMIZERS, TorchOptimizer, optimizer
 
 ADAMW = partial(OptimWrapper, opt=torch.optim.AdamW)
 
@@ -44,8 +46,8 @@ def test_weight_decay_of_the_default_is_torchs():
     learn = cifar_learner(stock_dls(), tiny_net, precision="fp32")
     learn.create_opt()
     assert isinstance(learn.opt.opt, torch.optim.SGD)
-    group, = learn.opt.opt.param_groups
-    assert (group["momentum"], group["nesterov"], group["foreach"]) == (.9, True, True)
+    for group in learn.opt.opt.param_groups:
+        assert (group["momentum"], group["nesterov"], group["foreach"]) == (.9, True, True)
 
 
 def test_momentum_is_the_first_beta_where_there_are_betas_and_more_can_be_given():
@@ -56,9 +58,71 @@ def test_momentum_is_the_first_beta_where_there_are_betas_and_more_can_be_given(
     assert optimizer(SGD) is SGD
 
 
-def test_every_parameter_that_trains_is_in_one_group():
-    net = tiny_net(4)
-    net.layer1[0].weight.requires_grad_(False)
-    weights, others = decay_groups(net)
-    assert {id(p) for p in [*weights, *others]} == {id(p) for p in net.parameters() if p.requires_grad}
-    assert all(p.ndim > 1 for p in weights) and all(p.ndim == 1 for p in others) and len(others) == 5
+def layers(learn) -> list[set]:
+    "Names of the parameters of each layer group"
+    names = {id(p): n for n, p in learn.model.named_parameters()}
+    return [{names[id(p)] for p in group} for group in learn.opt.param_lists]
+
+
+EARLY = {"layer1.0.weight", "layer1.1.weight", "layer1.1.bias"}
+LATE = {"layer3.0.weight", "layer3.1.weight", "layer3.1.bias"}
+HEAD = {"fc.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize("opt", ["sgd", "adamw", ADAMW, SGD])
+@pytest.mark.parametrize("wd_norm_bias", [True, False])
+def test_what_does_not_decay_stays_in_its_layer_group(learner, opt, wd_norm_bias):
+    learn = learner(opt=opt, wd_norm_bias=wd_norm_bias)
+    learn.create_opt()
+    assert layers(learn) == [EARLY, LATE, HEAD]
+    learn.opt.set_hyper("lr", slice(1e-4, 1e-2))
+    assert [h["lr"] for h in learn.opt.hypers] == pytest.approx([1e-4, 1e-3, 1e-2])
+    if isinstance(learn.opt, TorchOptimizer):
+        rates = {id(p): g["lr"] for g in learn.opt.opt.param_groups for p in g["params"]}
+        for params, hypers in zip(learn.opt.param_lists, learn.opt.hypers):
+            assert {rates[id(p)] for p in params} == {hypers["lr"]}
+    learn.freeze()
+    frozen = {n for n, p in learn.model.named_parameters() if not p.requires_grad}
+    assert frozen == {"layer1.0.weight", "layer3.0.weight"}, "norms train on (`train_bn`)"
+
+
+def test_decay_can_be_set_and_reaches_only_what_decays(learner):
+    learn = learner(wd_norm_bias=False, wd=.3)
+    learn.create_opt()
+    learn.opt.set_hypers(wd=[.1, .2, .4])
+    decays = {id(p): g["weight_decay"] for g in learn.opt.opt.param_groups for p in g["params"]}
+    found = {n: decays[id(p)] for n, p in learn.model.named_parameters()}
+    assert found == dict.fromkeys(found, 0.) | {
+        "layer1.0.weight": .1, "layer3.0.weight": .2, "fc.weight": .4}
+
+
+def test_an_optimiser_that_cannot_spare_norms_is_refused(learner):
+    learn = learner(opt=lambda params, lr: OptimWrapper(params, torch.optim.SGD, lr=lr), wd_norm_bias=False)
+    with pytest.raises(InputError, match="does nothing to fastai's OptimWrapper"): learn.fit(1)
+
+
+def test_groups_of_layers_train_like_one_group(learner):
+    "Byte for byte: groups only tell which rate is whose"
+    def end(**kwargs):
+        learn = learner(**kwargs)
+        learn.fit_one_cycle(2, .1)
+        return [p.detach().numpy().tobytes() for p in learn.model.parameters()]
+    assert end() == end(splitter=lambda m: list(m.parameters()))
+    assert end() != end(wd_norm_bias=False), "the control can fail"
+
+
+def test_hypers_are_numbers_that_can_be_set_and_copied():
+    opt = optimizer("sgd")(list(tiny_net(4).parameters()), lr=.1)
+    assert dict(opt.hypers[0]) == {"lr": .1, "mom": .9, "dampening": 0, "wd": 0}
+    copied = deepcopy(opt.hypers)
+    opt.hypers[0]["lr"] = .02
+    assert opt.opt.param_groups[0]["lr"] == opt.hypers[0]["lr"] == .02 and copied[0]["lr"] == .1
+
+
+def test_parameters_are_put_back_in_the_groups_they_came_from():
+    params = list(tiny_net(4).parameters())
+    opt = optimizer("sgd")([params[:3], params[3:]], lr=.1)
+    opt.spare([p for p in params if p.ndim == 1])
+    before = [g["params"] for g in opt.opt.param_groups]
+    opt.param_lists = opt.param_lists
+    assert [list(map(id, g["params"])) for g in opt.opt.param_groups] == [list(map(id, ps)) for ps in before]
