@@ -79,10 +79,11 @@ class EpochTable(Callback):
 
     def after_epoch(self):
         rec = self.recorder
-        row = dict(zip(rec.metric_names[1:], rec.log[1:]))
+        values, time = (rec.log[1:-1], rec.log[-1]) if rec.add_time else (rec.log[1:], "")
+        row = dict(zip(self._names, values))
         rate = max(rec.lrs[-len(self.dls.train):], default=0)
         self._write_row(f"{self.epoch + 1}/{self.n_epoch}", [_cell(n, row.get(n)) for n in self._names],
-                        f"{rate:.2g}", row.get("time", ""))
+                        f"{rate:.2g}", time)
 
     @property
     def _names(self) -> list[str]:

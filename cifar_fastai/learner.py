@@ -71,6 +71,7 @@ class ImageLearner(Learner):
             for cb in self._listeners[event_name]:
                 wanted = not inner or (cb.run_train if training else cb.run_valid)
                 if cb.run and wanted: getattr(cb, event_name)()
+        except InputError: raise   # says what to do in one line
         except Exception as e:
             e.add_note(f"Exception occurred in `{type(cb).__name__}` when calling event `{event_name}`")
             raise

@@ -1,10 +1,12 @@
 """A batch is a pure function of (seed, epoch, batch number), whoever makes it."""
 import albumentations as A
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from fastai.data.transforms import get_image_files
 from fastai.vision.core import PILImage
+from fastcore.foundation import L
 from fasttransform import Transform
 
 from cifar_fastai import policy
@@ -213,3 +215,35 @@ def test_a_path_that_cannot_be_read_is_named(learnable, tmp_path, num_workers):
 
 
 def epoch_of_inputs(dl): return [b[0].numpy() for b in dl]
+
+
+# what fastai's own calls ask of a loader
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("show", [True, False])
+def test_one_picture_is_shown_in_many_augmentations_and_the_loader_goes_on_as_before(learnable, show,
+                                                                                     num_workers):
+    dls = loaders(learnable, num_workers)
+    dls.show_batch(unique=True, max_n=3)
+    shown = dls.train.show_batch(unique=True, max_n=8, show=show)
+    if not show:
+        pictures = [np.array(x).tobytes() for x, _ in shown[2]]
+        assert len({str(y) for _, y in shown[2]}) == 1 and len(set(pictures)) == len(pictures) == 8
+    plt.close("all")
+    assert len({x.tobytes() for b, _ in loaders(learnable, aug=None).train for x in b.numpy()}) == 160
+    dls.train.set_epoch(0)
+    assert epoch(dls.train) == epoch(loaders(learnable).train) and "get_idxs" not in vars(dls.train)
+
+
+def test_indices_that_were_given_come_back_after_one_picture_was_shown(learnable):
+    dl = loaders(learnable).valid.new(get_idxs=lambda: [3, 1], n=2, bs=2)
+    dl.show_batch(unique=True, show=False)
+    assert dl.one_batch()[1].tolist() == learnable.y_test[[3, 1]].tolist()
+
+
+def test_items_are_a_list_to_fastai_and_an_array_in_memory(learnable):
+    dls = loaders(learnable)
+    assert L(dls.valid.items)[[1, 2]] == [161, 162] and list(L(dls.train.items)) == list(range(160))
+    assert all(isinstance(dl.dataset.items, np.ndarray) for dl in dls.loaders), "8 bytes a picture, not 36"
+    paths = dls.test_dl(["a.png", "b.png"])
+    assert list(paths.items) == ["a.png", "b.png"]

@@ -6,6 +6,8 @@ more than the last digits.
 """
 import math
 import pickle
+import subprocess
+import sys
 from copy import deepcopy
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -106,7 +108,8 @@ class Stock:
     def source(self): return self.pictures
 
     def dls(self, bs=N_TRAIN):
-        return self.block().dataloaders(self.source, path=self.path, bs=bs, num_workers=0, device="cpu")
+        return self.block().dataloaders(self.source, path=self.path, bs=bs, val_bs=2 * bs, num_workers=0,
+                                        device="cpu")
 
     opt = partial(OptimWrapper, opt=torch.optim.SGD, momentum=.9, nesterov=True, weight_decay=5e-4)
 
@@ -272,7 +275,8 @@ def learning_rates_that_are_set_by_group(side):
 def lr_find(side):
     learn = side.learn()
     before = weights(learn)
-    found = learn.lr_find(num_it=40, stop_div=False, suggest_funcs=(valley, slide, minimum, steep))
+    with learn.no_bar():
+        found = learn.lr_find(1e-5, 1., 30, stop_div=False, suggest_funcs=(valley, slide, minimum, steep))
     plt.close("all")
     assert (weights(learn) == before).all()
     return found._fields, [float(v) for v in learn.recorder.lrs][:20]
@@ -320,14 +324,15 @@ def get_preds_of_nothing_but_the_loss(side):
 @row
 def get_preds_to_files(side):
     (folder := side.path / "preds").mkdir()
-    side.learn().get_preds(save_preds=folder, save_targs=folder / "y")
-    return len(list(folder.glob("*.npy")))
+    (side.path / "targs").mkdir()
+    side.learn().get_preds(save_preds=folder, save_targs=side.path / "targs")
+    return [torch.load(f, weights_only=False) for f in sorted(folder.iterdir())]
 
 
 @row
 def get_preds_within_a_context(side):
     learn = side.learn()
-    with learn.validation_context(): return learn.get_preds(inner=True)
+    with learn.no_logging(), learn: return learn.get_preds(inner=True)
 
 
 @row
@@ -554,13 +559,6 @@ def ordered_callbacks(side): return side.learn().ordered_cbs("after_cancel_fit")
 
 
 @row
-def one_batch(side):
-    learn = side.learn()
-    learn.one_batch(0, learn.dls.valid.one_batch())
-    return learn.pred, learn.loss, learn.x.shape, learn.y
-
-
-@row
 def an_error_in_a_callback_names_it(side):
     class Breaks(Callback):
         def after_epoch(self): raise ValueError("broken")
@@ -686,6 +684,13 @@ def save_model_at_its_best(side):
 
 
 @row
+def save_model_at_the_end(side):
+    learn = side.learn()
+    learn.fit(2, cbs=SaveModelCallback(at_end=True, fname="last"))
+    return weights(side.learn().load("last"))
+
+
+@row
 def save_model_every_epoch(side):
     side.learn().fit(2, cbs=SaveModelCallback(every_epoch=True, with_opt=True))
     return sorted(p.name for p in (side.path / "models").iterdir())
@@ -727,8 +732,8 @@ def tensorboard(side):
     learn.fit(2, .1, cbs=TensorBoardCallback(log_dir=side.path / "board", trace_model=False, log_preds=True))
     board = EventAccumulator(str(side.path / "board")).Reload()
     shown = {"train_loss", "valid_loss", "accuracy", "lr_0", "mom_2"}
-    first = {tag: board.Scalars(tag)[0].value for tag in shown}
-    return first, board.Tags()["images"]
+    steps = {tag: [e.step for e in board.Scalars(tag)] for tag in shown}
+    return steps, board.Scalars("train_loss")[0].value, board.Tags()["images"]
 
 
 @row
@@ -840,7 +845,7 @@ def valid_batch(side):
 @row
 def train_batch(side):
     x, y = side.dls().one_batch()
-    return x.sum(), y.sort()[0]
+    return x.square().mean(), y.sort()[0]
 
 
 @row
@@ -885,7 +890,7 @@ def decode_batch(side):
 
 
 @row
-def test_loader(side):
+def loader_of_new_pictures(side):
     dl = side.dls().test_dl(listed(side.pictures)[:5], bs=2)
     return [b[0] for b in dl], len(dl), dl.n
 
@@ -960,6 +965,12 @@ def three_splits(side):
 
 
 @row
+def summary_of_a_block(side):
+    side.block().summary(side.source, bs=4, num_workers=0)
+    return True
+
+
+@row
 def datasets(side):
     dsets = side.block().datasets(side.source)
     return len(dsets.train), len(dsets.valid), [int(dsets.valid[k][1]) for k in range(5)]
@@ -1010,6 +1021,27 @@ def test_ours_does_what_stock_does(f, data, pictures, tmp_path, monkeypatch):
         (path := tmp_path / side.name).mkdir()
         found.append(f(side(data, pictures, path)))
     assert agree(*found), found
+
+
+LOAD = """
+import sys, warnings
+warnings.filterwarnings("ignore")
+from fastai.learner import load_learner
+name, k, probs = load_learner(sys.argv[1]).predict(sys.argv[2])
+print(name, *probs.tolist())
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_exported_learner_predicts_in_a_fresh_process_that_imports_fastai_alone(data, pictures, tmp_path):
+    learn, picture = Ours(data, pictures, tmp_path).learn(), str(listed(pictures)[50])
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    name, _, probs = learn.predict(picture)
+    learn.export("a.pkl")
+    command = [sys.executable, "-c", LOAD, str(tmp_path / "a.pkl"), picture]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert said.split()[-5] == name
+    assert list(map(float, said.split()[-4:])) == pytest.approx(probs.tolist(), abs=1e-4)
 
 
 def test_the_table_is_long_enough(): assert len(ROWS) >= 70 and len({f.__name__ for f in ROWS}) == len(ROWS)

@@ -6,7 +6,11 @@ import sys
 from importlib import import_module, metadata
 from pathlib import Path
 
+import pytest
+import torch
+
 import cifar_fastai
+from cifar_fastai.errors import InputError
 
 HEAVY = {"torch", "fastai", "albumentations", "numpy", "matplotlib"}
 
@@ -35,6 +39,59 @@ def test_star_binds_every_public_name_and_no_other():
     names = {}
     exec("from cifar_fastai import *", names)
     assert {n for n in names if n != "__builtins__"} == set(cifar_fastai.__all__)
+
+
+OURS, FASTAIS = "from cifar_fastai import *", "from fastai.vision.all import *"
+
+
+@pytest.fixture(scope="module", params=[(OURS, FASTAIS), (FASTAIS, OURS)], ids=["ours first", "ours last"])
+def both(request):
+    "The names after both stars"
+    names = {}
+    for line in request.param: exec(line, names)
+    return names
+
+
+def test_names_in_both_stars_mean_the_same_but_for_the_nets():
+    ours, theirs = {}, {}
+    exec(OURS, ours), exec(FASTAIS, theirs)
+    common = {n for n in ours if n in theirs} - {"__builtins__"}
+    assert {n for n in common if ours[n] is not theirs[n]} == {f"resnet{n}" for n in (18, 34, 50, 101)}
+
+
+def test_our_learner_takes_the_resnet_of_either_star(both, learnable):
+    dls = both["cifar_dataloaders"](learnable, 16, None, num_workers=0, device="cpu")
+    learn = both["cifar_learner"](dls, both["resnet18"], precision="fp32")
+    assert learn.model.conv1.stride == (1, 1) and learn.model.fc.out_features == 4
+    by_name = both["cifar_learner"](dls, "resnet18", precision="fp32")
+    assert torch.equal(learn.model.conv1.weight, by_name.model.conv1.weight)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "custom_resnet"])
+@pytest.mark.filterwarnings("ignore")
+def test_vision_learner_takes_the_nets_of_either_star(both, learnable, name):
+    dls = both["cifar_dataloaders"](learnable, 16, None, num_workers=0, device="cpu")
+    learn = both["vision_learner"](dls, both[name], pretrained=False)
+    assert learn.model.eval()(dls.one_batch()[0]).shape == (16, 4)
+    learn.freeze()
+    assert len(learn.opt.param_lists) >= 2 and not next(learn.model.parameters()).requires_grad
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_vision_learner_gets_imagenets_weights_from_our_name_too(learnable, monkeypatch):
+    from fastai.vision.all import vision_learner
+    from torchvision.models import ResNet18_Weights
+    from torchvision.models import resnet18 as torchvisions
+    weights = torchvisions().state_dict()
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", lambda self, *args, **kwargs: weights)
+    dls = cifar_fastai.cifar_dataloaders(learnable, 16, None, num_workers=0, device="cpu")
+    learn = vision_learner(dls, cifar_fastai.resnet18)
+    assert torch.equal(learn.model[0][0].weight, weights["conv1.weight"])
+    assert cifar_fastai.resnet18(n_out=3, pretrained=True).fc.out_features == 3
+    with pytest.raises(InputError, match="custom_resnet has no pretrained weights"):
+        vision_learner(dls, cifar_fastai.custom_resnet)
+    with pytest.raises(InputError, match="n_in=3 and norm='bn', not 1 and 'gn'"):
+        cifar_fastai.resnet18(n_in=1, norm="gn", pretrained=True)
 
 
 def test_every_public_name_is_there_and_from_the_module_that_lists_it():

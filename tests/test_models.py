@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.models import MODELS, create_model, custom_resnet, resnet18
+from cifar_fastai.models import MODELS, create_model, custom_resnet, layer_groups, resnet18
 
 COUNTS = {"resnet18": 11_173_962, "resnet34": 21_282_122, "resnet50": 23_520_842, "resnet101": 42_512_970,
           "custom_resnet": 6_573_130}
@@ -149,3 +149,27 @@ def test_importing_the_nets_imports_neither_torchvision_nor_fastai():
     code = "import sys, cifar_fastai.models; print({'torchvision', 'fastai'} & set(sys.modules) or 'neither')"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.strip() == "neither"
+
+
+@all_nets
+def test_layer_groups_are_early_stages_late_stages_and_head(name):
+    net = MODELS[name](n_out=3)
+    early, late, head = layer_groups(net)
+    assert [id(p) for p in [*early, *late, *head]] == [id(p) for p in net.parameters()]
+    assert [id(p) for p in head] == [id(p) for p in net.fc.parameters()]
+    assert id(late[0]) == id(next(net.layer3.parameters()))
+
+
+def test_other_nets_are_split_where_they_say_so():
+    body, head = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+    assert [len(g) for g in layer_groups(nn.Sequential(body, head))] == [2, 2]
+    assert [len(g) for g in layer_groups(nn.Sequential(body, nn.ReLU()))] == [2]
+    body.weight.requires_grad_(False)
+    assert [len(g) for g in layer_groups(nn.Sequential(body, nn.ReLU(), head))] == [3]
+
+
+def test_torchvisions_functions_stand_for_ours_of_the_same_name():
+    from torchvision import models
+    assert create_model(models.resnet34, n_out=3).conv1.kernel_size == (3, 3)
+    with pytest.raises(InputError, match=r"torchvision's vgg11 is made for .* vgg11\(num_classes=3\)"):
+        create_model(models.vgg11, n_out=3)

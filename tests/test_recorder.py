@@ -2,8 +2,12 @@
 from copy import deepcopy
 from functools import partial
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
+from fastai.callback.core import Callback
+from fastai.interpret import ClassificationInterpretation
 from fastai.learner import AvgMetric, Learner, Recorder
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import F1Score, accuracy, top_k_accuracy
@@ -89,3 +93,47 @@ def test_an_empty_mean_is_none():
     metric = mean_metric(AvgMetric(accuracy))
     metric.reset()
     assert metric.value is None
+
+
+LOOKS = {"get_preds": lambda learn: learn.get_preds(), "validate": lambda learn: learn.validate(),
+         "tta": lambda learn: learn.tta(n=1), "predict": lambda learn: learn.predict(IMAGE),
+         "interpretation": ClassificationInterpretation.from_learner,
+         "summary": lambda learn: learn.summary(),
+         "show_results": lambda learn: learn.show_results(), "failing": lambda learn: fails(learn)}
+IMAGE = np.zeros((16, 16, 3), np.uint8)
+
+
+def fails(learn):
+    def stop(self): raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError): learn.validate(cbs=Callback(after_pred=stop))
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_what_a_fit_recorded_stays_until_the_next_one(learner, look):
+    learn = learner()
+    with learn.no_bar():
+        learn.fit_one_cycle(2, .1)
+        before = {k: list(getattr(learn.recorder, k)) for k in ("losses", "lrs", "iters", "values")}
+        LOOKS[look](learn)
+        assert {k: list(getattr(learn.recorder, k)) for k in before} == before and len(before["losses"]) == 10
+        assert len(learn.recorder.plot_loss().lines[0].get_ydata()) == 5
+        plt.close("all")
+        learn.fit(1)
+    assert len(learn.recorder.losses) == 5, "the next fit begins anew"
+
+
+def test_a_validation_says_what_it_measured_also_before_any_fit(learner):
+    learn = learner()
+    first = learn.validate()
+    learn.fit(1)
+    learn.recorder.values[-1][0] = 99.
+    assert len(first) == 2 and learn.validate()[0] < 9 and learn.final_record[0] < 9
+
+
+def test_a_range_test_shows_its_own_losses(learner):
+    learn = learner()
+    with learn.no_bar():
+        learn.fit(1)
+        learn.lr_find(num_it=30, stop_div=False, show_plot=False)
+        learn.validate()
+    assert len(learn.recorder.losses) == 30 and learn.recorder.lrs[-1] > 5
