@@ -2,25 +2,87 @@
 
     learn.add_cbs([WatchProgress(), EpochTable()])
 """
+import inspect
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.progress import ProgressCallback
-from fastai.learner import Recorder
+from fastai.learner import Learner, Recorder
+from fastcore.foundation import L
 from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import ConsoleProgressBar
 
-__all__ = ["EpochSeed", "EpochTable", "WatchProgress", "fitting"]
+from .finder import same_draws
+
+__all__ = ["EpochSeed", "EpochTable", "WatchProgress", "epoch_row", "fitting", "inside_fit", "look",
+           "loops"]
+
+LOOPS = {inspect.unwrap(getattr(Learner, n)).__code__: n for n in ("fit", "validate", "get_preds", "tta")}
+OF_A_LOOP = ("cbs", "dl", "epoch", "final_record", "iter", "loss", "loss_func", "loss_grad", "n_iter",
+             "pct_train", "pred", "recorder", "smooth_loss", "train_iter", "training", "xb", "yb")
+
+
+def loops(learn) -> list[str]:
+    "The loops of `learn` that are at work in this thread, the innermost first: \"validate\" in \"fit\" …"
+    found, frame = [], sys._getframe(1)
+    while frame is not None:
+        if frame.f_code in LOOPS and frame.f_locals.get("self") is learn: found.append(LOOPS[frame.f_code])
+        frame = frame.f_back
+    return found
 
 
 def fitting(learn) -> bool:
-    """Whether the loop that begins trains for good: no `lr_find`, no `validate`, no `get_preds` and, if the
-    Learner is ours, no `tta`"""
-    if hasattr(learn, "lr_finder"): return False
-    if hasattr(type(learn), "fitting"): return learn.fitting
-    return not (learn.lock.locked() or hasattr(learn, "gather_preds"))
+    """Whether the loop at hand trains for good: no `lr_find`, no `validate`, `get_preds` or `tta`, whether
+    they are called by themselves or from a callback of a fit"""
+    if hasattr(learn, "lr_finder") or learn.lock.locked() or hasattr(learn, "gather_preds"): return False
+    return loops(learn) in ([], ["fit"])
+
+
+def inside_fit(learn) -> bool:
+    """Whether the loop that begins was called from a callback of a fit. Our callbacks then leave it out: by
+    `run`, which fastai sets back after its `after_fit`"""
+    return "fit" in loops(learn)[1:]
+
+
+@contextmanager
+def look(learn):
+    """The context of a loop that only looks. Within a fit of our Learner, the fit's callbacks do no more in
+    it than predictions need (`deaf` ones hear of no fit or epoch), and the fit then goes on as without it"""
+    if "fit" not in loops(learn):
+        yield
+        return
+    kept, of_learner = learn.cbs.filter(lambda cb: not getattr(cb, "remove_on_fetch", False)), vars(learn)
+    states, modes = _states([*kept, *learn.metrics]), {m: m.training for m in learn.model.modules()}
+    place, deaf = {k: v for k, v in of_learner.items() if k in OF_A_LOOP}, learn.deaf
+    learn.cbs, learn.deaf, learn._listeners = L(kept), (*deaf, *kept), None
+    mixing = getattr(learn.loss_func, "__self__", None)        # fastai's `MixUp`, in the middle of an epoch
+    learn.loss_func = getattr(mixing, "old_lf", None) or learn.loss_func
+    try:
+        with same_draws(learn): yield
+    finally:
+        for k in OF_A_LOOP: of_learner.pop(k, None)
+        of_learner.update(place, deaf=deaf, _listeners=None)
+        _restore(states)
+        for m, training in modes.items(): m.training = training
+
+
+def _states(objects) -> list[tuple]: return [(o, dict(vars(o))) for o in objects]
+
+
+def _restore(states: list[tuple]) -> None:
+    for o, state in states:
+        vars(o).clear()
+        vars(o).update(state)
+
+
+def epoch_row(recorder) -> dict:
+    """The epoch's losses and metrics by name; empty where a loop that was called within the epoch has emptied
+    the Recorder, as on a stock Learner"""
+    values = dict(zip([n for n in recorder.metric_names[1:] if n != "time"], recorder.log[1:]))
+    return {} if any(isinstance(v, str) for v in values.values()) else values
 
 
 class EpochSeed(Callback):
@@ -31,6 +93,8 @@ class EpochSeed(Callback):
     def __init__(self, seed: int = 0): self.seed, self.done = seed, 0
 
     def before_fit(self):
+        self.run = not inside_fit(self.learn)
+        if not self.run: return
         self.state, self.counts = torch.random.get_rng_state(), fitting(self.learn)
         self.on_cpu = all(p.device.type == "cpu" for p in self.model.parameters())
 
@@ -79,8 +143,7 @@ class EpochTable(Callback):
 
     def after_epoch(self):
         rec = self.recorder
-        values, time = (rec.log[1:-1], rec.log[-1]) if rec.add_time else (rec.log[1:], "")
-        row = dict(zip(self._names, values))
+        row, time = epoch_row(rec), rec.log[-1] if rec.add_time else ""
         rate = max(rec.lrs[-len(self.dls.train):], default=0)
         self._write_row(f"{self.epoch + 1}/{self.n_epoch}", [_cell(n, row.get(n)) for n in self._names],
                         f"{rate:.2g}", time)
@@ -135,6 +198,8 @@ class WatchProgress(ProgressCallback):
         return IN_NOTEBOOK or sys.stdout.isatty()
 
     def before_fit(self):
+        self.run = not inside_fit(self.learn)
+        if not self.run: return
         self.live = self.create_mbar and self.wanted()
         if IN_NOTEBOOK: super().before_fit()
 

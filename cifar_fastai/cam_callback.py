@@ -14,7 +14,7 @@ from fastcore.imports import IN_NOTEBOOK
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .callbacks import fitting
+from .callbacks import fitting, inside_fit
 from .errors import InputError, unknown
 from .explain import choose, class_names, target_of
 from .figures import BAD, GOOD, new_figure, offscreen, overlay, save_figure, short, show_message, text
@@ -57,6 +57,8 @@ class GradCAMCallback(Callback):
         return {e: m if len(m) > 1 else next(iter(m.values())) for e, m in sets.items()}
 
     def before_fit(self):
+        self.run = not inside_fit(self.learn)
+        if not self.run: return
         self.cleanup()
         if not fitting(self.learn) or rank_distrib(): return
         model, self.names = get_model(self.model), class_names(self.dls)

@@ -53,7 +53,7 @@ SLIDE_NEEDS = 17                                          # rates; the others ne
 
 class LRSweep(LRFinder):
     "Raise the rate at each batch, record the loss of the training batch, or of a held-out one after the step"
-    name = "lr_finder"
+    name, remove_on_fetch = "lr_finder", True
 
     def __init__(self, start_lr, end_lr, num_it, mode, on, stop_div):
         super().__init__(start_lr, end_lr, num_it, stop_div)
@@ -142,15 +142,14 @@ def _plot(learn, rates: dict, mode: str, on: str):
 
 @contextmanager
 def _untouched(learn):
-    "Model, optimiser, generators, loader and training flags are as before, also if the inside fails"
+    "Model, optimiser, generators, loaders and training flags are as before, also if the inside fails"
     model, had_opt = learn.model, learn.opt is not None
     flags, grads = {m: m.training for m in model.modules()}, [p.grad for p in model.parameters()]
     weights, opt = deepcopy(model.state_dict()), deepcopy(learn.opt.state_dict()) if had_opt else None
     states = [(cb, cb.state_dict()) for cb in learn.cbs if hasattr(type(cb), "load_state_dict")]
-    loaders = [(dl, _place(dl)) for dl in learn.dls.loaders]
-    rng = random.getstate(), np.random.get_state(), torch.random.get_rng_state(), _cuda_state()
     for p in model.parameters(): p.grad = None
-    try: yield
+    try:
+        with same_draws(learn): yield
     finally:
         model.load_state_dict(weights)
         for m, training in flags.items(): m.training = training
@@ -158,6 +157,15 @@ def _untouched(learn):
         if had_opt: learn.opt.load_state_dict(opt)
         else: learn.opt = None
         for cb, state in states: cb.load_state_dict(state)
+
+
+@contextmanager
+def same_draws(learn):
+    "Generators and loaders stand afterwards where they stood before, also if the inside fails"
+    loaders = [(dl, _place(dl)) for dl in learn.dls.loaders]
+    rng = random.getstate(), np.random.get_state(), torch.random.get_rng_state(), _cuda_state()
+    try: yield
+    finally:
         for dl, place in loaders: _go_to(dl, place)
         random.setstate(rng[0]), np.random.set_state(rng[1]), torch.random.set_rng_state(rng[2])
         if rng[3] is not None: torch.cuda.set_rng_state_all(rng[3])

@@ -7,7 +7,7 @@ import logging
 from fastai.callback.core import Callback
 from fastai.learner import Recorder
 
-from .callbacks import fitting
+from .callbacks import epoch_row, fitting
 from .errors import InputError, unknown
 
 __all__ = ["KeepBest", "refuse_test_set", "validated"]
@@ -30,9 +30,12 @@ def validated(
     name: str,     # "valid_loss", "accuracy" …
 ) -> float:
     "The last epoch's value of a metric. Raises: InputError where it is not known or nothing was validated"
-    names = list(learn.recorder.metric_names[1:-1])
+    names, row = list(learn.recorder.metric_names[1:-1]), epoch_row(learn.recorder)
     if name not in names: raise unknown("metric", name, names)
-    value = learn.recorder.values[-1][names.index(name)]
+    if not row:
+        raise InputError("a callback called validate, get_preds or tta before the epoch was recorded, which "
+                         "empties fastai's record. Give it an order above 60, or use `cifar_learner`.")
+    value = row.get(name)
     if value is None: raise InputError(f"no {name} was measured. Give the Learner validation pictures.")
     return float(value)
 

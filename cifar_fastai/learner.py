@@ -14,9 +14,10 @@ from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import TensorBase, norm_bias_params, to_device
+from fastcore.xtras import ContextManagers
 from torch import nn
 
-from .callbacks import EpochSeed, EpochTable, WatchProgress
+from .callbacks import EpochSeed, EpochTable, WatchProgress, look, loops
 from .errors import InputError
 from .finder import find_rate
 from .losses import create_loss
@@ -33,7 +34,7 @@ __all__ = ["ImageLearner", "cifar_learner"]
 class ImageLearner(Learner):
     """A fastai `Learner` with less overhead a batch, that also cleans up where a fit is interrupted or fails,
     and whose `lr_find` changes nothing but the recorder."""
-    _listeners, fitting = None, False
+    _listeners, deaf = None, ()   # `deaf`: see `callbacks.look`
 
     def add_cb(self, cb):
         self._listeners = None
@@ -65,7 +66,9 @@ class ImageLearner(Learner):
         "Call the callbacks that listen to `event_name`, in order (fastai sorts and asks all at each event)"
         if self._listeners is None: self._listeners = {}
         if event_name not in self._listeners:
-            self._listeners[event_name] = [cb for cb in self.cbs.sorted("order") if _listens(cb, event_name)]
+            deaf = self.deaf if event_name in _of_fit else ()
+            self._listeners[event_name] = [cb for cb in self.cbs.sorted("order")
+                                           if _listens(cb, event_name) and cb not in deaf]
         inner, training = event_name in _inner_loop, self.training
         try:
             for cb in self._listeners[event_name]:
@@ -103,11 +106,14 @@ class ImageLearner(Learner):
         self.training = False
 
     def fit(self, *args, **kwargs):
-        """fastai's `fit`, by which callbacks can tell a fit from other loops: see `callbacks.fitting`.
-        The logger is afterwards as before: callbacks that wrap it give it back in the order they took it"""
-        self.fitting, logger = True, self.logger
+        """fastai's `fit`; the logger is afterwards as before, as callbacks that wrap it give it back in the order
+        they took it. Raises: InputError within another fit of this Learner, which it would spoil"""
+        if "fit" in loops(self):
+            raise InputError("a fit or lr_find was started from a callback of a fit of the same Learner. "
+                             "Start it after that fit, or on another Learner with a copy of the model.")
+        logger = self.logger
         try: super().fit(*args, **kwargs)
-        finally: self.fitting, self.logger = False, logger
+        finally: self.logger = logger
 
     def create_opt(self):
         "fastai's; what does not decay is no layer group, which `freeze` and slices would take it for"
@@ -120,8 +126,19 @@ class ImageLearner(Learner):
 
     def tta(self, *args, **kwargs):
         "fastai's `tta`, without bars where the output is piped"
-        with nullcontext() if WatchProgress.wanted() else self.no_bar():
+        with look(self), nullcontext() if WatchProgress.wanted() else self.no_bar():
             return super().tta(*args, **kwargs)
+
+    def validate(self, ds_idx=1, dl=None, cbs=None):
+        "fastai's `validate`; within a fit it has a Recorder of its own"
+        if "fit" not in loops(self): return super().validate(ds_idx, dl, cbs)
+        own = DeviceRecorder(add_time=False)
+        super().validate(ds_idx, dl, [own, *_listed(cbs)])
+        return own.values[-1]
+
+    def validation_context(self, cbs=None, inner=False):
+        "fastai's; within a fit, that goes on afterwards as if nobody had looked"
+        return ContextManagers([look(self), super().validation_context(cbs, inner)])
 
     def gradcam(self, items, layer=None, **kwargs):
         """Why this says what it says of any picture: a path, array, PIL picture, validation position, or a
@@ -160,6 +177,9 @@ class ImageLearner(Learner):
         "fastai's `lr_find`, see `finder.find_rate`: model, optimiser, generators and disk stay as they were"
         return find_rate(self, start_lr, end_lr, num_it, stop_div=stop_div, show_plot=show_plot,
                          suggest_funcs=suggest_funcs, **kwargs)
+
+
+_of_fit = ("before_fit", "before_epoch", "after_epoch", "after_fit")
 
 
 def _runs_again(cb): cb.run = True

@@ -15,7 +15,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.learner import Recorder
 
-from .callbacks import fitting
+from .callbacks import epoch_row, fitting
 from .saving import save_atomically
 
 __all__ = ["History", "TensorBoardLog"]
@@ -38,8 +38,8 @@ class History(Callback):
     def before_epoch(self): self.started = time.monotonic()
 
     def after_epoch(self):
-        rec, hyper = self.recorder, self.opt.hypers[-1]
-        row = {"epoch": self.epoch + 1, **dict(zip(rec.metric_names[1:-1], map(float, rec.log[1:-1])))}
+        values, hyper = epoch_row(self.recorder), self.opt.hypers[-1]
+        row = {"epoch": self.epoch + 1, **{k: float(v) for k, v in values.items()}}
         self.rows.append(row | {"lr": hyper["lr"], "mom": hyper.get("mom")})
         self.seconds.append(time.monotonic() - self.started)
         out = io.StringIO()
@@ -92,7 +92,7 @@ class TensorBoardLog(Callback):
 
     def after_epoch(self):
         if self.writer is None: self._open()
-        for name, value in zip(self.recorder.metric_names[1:-1], self.recorder.log[1:-1]):
+        for name, value in epoch_row(self.recorder).items():
             self.writer.add_scalar(f"epoch/{name}", float(value), self.step)
         self.writer.flush()
 

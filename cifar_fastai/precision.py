@@ -17,6 +17,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.torch_core import to_float
 from torch import nn
 
+from .callbacks import inside_fit
 from .errors import InputError, unknown
 from .folders import cache_dir
 from .saving import save_atomically
@@ -45,6 +46,7 @@ class Precision(Callback):
         return torch.autocast(device.type, self.dtype, enabled=self.dtype is not None)
 
     def before_fit(self):
+        if inside_fit(self.learn): return    # its scaler goes on
         self.cleanup()
         self.device = next(self.model.parameters()).device
         self.context(self.device)

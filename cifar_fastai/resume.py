@@ -13,6 +13,7 @@ from fastai.torch_core import rank_distrib
 from fastcore.basics import noop
 from torch.nn.utils import get_total_norm
 
+from .callbacks import fitting
 from .checkpoint import CheckpointStore, differences
 from .errors import InputError
 from .safety import Ender, NonFiniteLoss, StopOnNonFinite, StopOnSignal, last_good, running_averages
@@ -26,6 +27,7 @@ log = logging.getLogger("cifar_fastai")
 class Checkpoint(Ender):
     "Save at each epoch's end and every so many minutes; `resume` from there to the same end, byte for byte"
     order = 900                                           # after all that keeps state from batch to batch
+    remove_on_fetch = True                                # predictions inside a fit are none of its batches
 
     def __init__(
         self,
@@ -43,7 +45,7 @@ class Checkpoint(Ender):
     def before_fit(self):
         "Load what there is before the first fit; skip the fits and epochs that it has behind it"
         learn = self.learn
-        self.run = not (learn.lock.locked() or hasattr(learn, "lr_finder"))      # locked: not fitting
+        self.run = fitting(learn)
         if not self.run: return
         self.cleanup()
         self.fit_number, self.epochs_before = self.fit_number + 1, self.epochs_before + self.length

