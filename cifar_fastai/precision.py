@@ -33,11 +33,10 @@ class Precision(Callback):
     """Run the forward pass and the loss under autocast on whatever device the model is on, as fastai's
     `MixedPrecision` does on CUDA. Weights, gradients and predictions stay float32; fp16 scales its loss."""
     order = MixedPrecision.order
-    entered = None
 
     def __init__(self, precision: str = "bf16"):
         if precision not in PRECISIONS: raise unknown("precision", precision, PRECISIONS)
-        self.precision, self.dtype = precision, PRECISIONS[precision]
+        self.precision, self.dtype, self.entered = precision, PRECISIONS[precision], []
 
     def context(self, device: torch.device) -> torch.autocast:
         "The autocast that this precision means on `device`"
@@ -53,14 +52,18 @@ class Precision(Callback):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     def before_batch(self):
-        self.cleanup()
-        self.entered = self.context(self.device)
-        self.entered.__enter__()
+        if self.entered and not inside_fit(self.learn): self.cleanup()   # left by a batch that failed
+        self.entered.append(self.context(self.device))
+        self.entered[-1].__enter__()
 
-    def after_pred(self): self.learn.pred = to_float(self.pred)
-    def after_loss(self): self.cleanup()
+    def after_pred(self):
+        self.learn.pred = to_float(self.pred)
+        if not len(self.learn.yb): self.after_loss()    # which fastai does not announce without labels
+
+    def after_loss(self): self.entered.pop().__exit__(None, None, None)
     def after_cancel_batch(self): self.cleanup()
-    def after_fit(self): self.cleanup()
+    def after_fit(self):
+        if not inside_fit(self.learn): self.cleanup()
 
     def before_backward(self):
         if self.scaler.is_enabled(): self.learn.loss_grad = self.scaler.scale(self.loss_grad)
@@ -80,9 +83,7 @@ class Precision(Callback):
 
     def cleanup(self):
         "Leave the autocast, if one is entered"
-        if self.entered is not None:
-            entered, self.entered = self.entered, None
-            entered.__exit__(None, None, None)
+        while self.entered: self.after_loss()
 
 
 def choose_precision(

@@ -14,7 +14,7 @@ from cifar_fastai.runs import train
 from recipes.__main__ import listing, main, measured, recipes, schedule
 
 ALL = {r.name: r for found in recipes().values() for r in found}
-SMALL = {"model": "tiny", "cam": "layer3", "bs": 64, "precision": "fp32",
+SMALL = {"model": "tiny", "cam": "layer3", "min_steps": 16, "bs": 64, "precision": "fp32",
          "limit": 400, "gallery": 5}
 DRAWN = "resnet18_20ep"     # the one whose figures are drawn: it takes most of the time
 OF_ALL = {"accuracy", "epochs", "loss", "lr", "parameters", "recipe_fingerprint", "seconds", "versions"}
