@@ -106,7 +106,7 @@ class ImageLearner(Learner):
         self.training = False
 
     def fit(self, *args, **kwargs):
-        """fastai's `fit`; the logger is afterwards as before, as callbacks that wrap it give it back in the order
+        """fastai's `fit`; the logger is afterwards as before: callbacks that wrap it give it back in the order
         they took it. Raises: InputError within another fit of this Learner, which it would spoil"""
         if "fit" in loops(self):
             raise InputError("a fit or lr_find was started from a callback of a fit of the same Learner. "
