@@ -34,7 +34,7 @@ def flags(
     valid: str = None,            # what is watched while training: test (nothing is chosen by it) or holdout
     workers: int = None,          # processes that augment
     device: str = None,           # cpu, cuda, cuda:1 …
-    precision: str = None,        # auto (probed), fp32, bf16 or fp16
+    precision: str = None,        # auto (by device), fp32, bf16 or fp16
     cam_layer: str = None,        # layer of the Grad-CAM maps, such as layer4
     gallery: int = None,          # misclassified pictures that are shown
     summary: bool = False,        # print the settings and the net, layer by layer, instead of training

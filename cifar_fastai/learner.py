@@ -106,8 +106,8 @@ class ImageLearner(Learner):
         self.training = False
 
     def fit(self, *args, **kwargs):
-        """fastai's `fit`; the logger is afterwards as before: callbacks that wrap it give it back in the order
-        they took it. Raises: InputError within another fit of this Learner, which it would spoil"""
+        """fastai's `fit`; the logger is afterwards as before: callbacks that wrap it give it back in the
+        order they took it. Raises: InputError within another fit of this Learner, which it would spoil"""
         if "fit" in loops(self):
             raise InputError("a fit or lr_find was started from a callback of a fit of the same Learner. "
                              "Start it after that fit, or on another Learner with a copy of the model.")
@@ -209,7 +209,7 @@ def cifar_learner(
     smoothing: float = 0.0,       # label smoothing, 0…1 (Szegedy et al. 2016)
     loss_func="ce",               # "ce", "nll" (nets that end in log_softmax), or a loss function
     metrics=accuracy,
-    precision: str = "auto",      # "auto" (probed), "fp32", "bf16" or "fp16"
+    precision: str = "auto",      # "auto" (by device), "fp32", "bf16" or "fp16"
     seed: int | None = None,      # of the first weights; None: the seed of `dls`
     cbs=None,
     **kwargs,                     # further arguments of `Learner`

@@ -1,7 +1,7 @@
 """Mixed precision on any device, and which precision trains fastest here.
 
     learn.add_cb(Precision("bf16"))                      # on a CPU too, where fastai's `to_bf16` does nothing
-    choose_precision("auto", torch.device("cpu"))        # "bf16" or "fp32", after a probe of a second, cached
+    choose_precision("auto", torch.device("cpu"))        # "bf16" or "fp32", by its instructions
 """
 import json
 import logging
@@ -26,6 +26,8 @@ __all__ = ["PRECISIONS", "Precision", "choose_precision", "machine_name", "probe
 
 log = logging.getLogger("cifar_fastai")
 
+CPU_INFO = Path("/proc/cpuinfo")
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}   # the last one is ARM's
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -90,7 +92,8 @@ def choose_precision(
     precision: str,        # "auto", "fp32", "bf16" or "fp16"
     device: torch.device,
 ) -> str:                  # "fp32", "bf16" or "fp16"
-    "What `auto` means here: bf16 where a probe of this machine shows it to be faster, fp32 otherwise"
+    """What `auto` means here: bf16 where it is faster, fp32 otherwise. A processor that lists its
+    instructions decides by them, so that a run has the same bytes again; another by a probe, which is kept"""
     if precision != "auto":
         if precision not in PRECISIONS: raise unknown("precision", precision, ["auto", *PRECISIONS])
         Precision(precision).context(device)
@@ -98,6 +101,11 @@ def choose_precision(
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type != "cpu": return "fp32"
+    if flags := cpu_flags():
+        found = sorted(flags & BF16_FLAGS)
+        log.info("precision   %s: this CPU has %s", "bf16" if found else "fp32", found[0] if found else
+                 "no bf16 instructions")
+        return "bf16" if found else "fp32"
     known = _read_cache()
     key = f"{machine_name()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
     if key not in known:
@@ -138,12 +146,20 @@ def _step_seconds(net: nn.Module, x: torch.Tensor, dtype: torch.dtype | None) ->
 
 def machine_name() -> str:
     "The processor's own name, as /proc/cpuinfo gives it"
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    flags = [line for line in lines if line.startswith("flags")]
-    bf16 = " (bf16 instructions)" if flags and ("avx512_bf16" in flags[0] or "amx_bf16" in flags[0]) else ""
-    return (names[0] if names else platform.processor() or platform.machine()) + bf16
+    name = _cpu_info("model name") or platform.processor() or platform.machine()
+    return name + (" (bf16 instructions)" if cpu_flags() & BF16_FLAGS else "")
+
+
+def cpu_flags() -> set[str]:
+    "The instructions that the processor says it has, on Linux; empty where it does not say"
+    return set((_cpu_info("flags") or _cpu_info("Features")).split())
+
+
+def _cpu_info(field: str) -> str:
+    "The first value of a field of /proc/cpuinfo, or nothing"
+    lines = CPU_INFO.read_text(errors="replace").splitlines() if CPU_INFO.exists() else []
+    values = [line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field]
+    return values[0] if values else ""
 
 
 def _cache_file() -> Path:

@@ -79,7 +79,7 @@ class Recipe:
     size: int = 32                  # side of the pictures, pixels
     valid: str = "test"             # "test" (watched, nothing is chosen by it) or "holdout"
     limit: int | None = None        # train on so many pictures only
-    precision: str = "auto"         # "auto" (probed), "fp32", "bf16" or "fp16"
+    precision: str = "auto"         # "auto" (by device), "fp32", "bf16" or "fp16"
     seed: int = 0                   # of first weights, order, augmentation, limit and holdout
 
     def __post_init__(self):

@@ -99,11 +99,29 @@ def test_an_unknown_precision_is_answered_with_the_nearest():
         with pytest.raises(InputError, match="Did you mean bf16"): make("bf-16")
 
 
-# chosen by measurement
+# chosen by the processor
+
+@pytest.mark.parametrize("line, best, says", [
+    ("flags\t\t: fpu avx512f avx512_bf16 amx_bf16", "bf16", "bf16: this CPU has amx_bf16"),
+    ("flags\t\t: fpu avx2 avx512f", "fp32", "fp32: this CPU has no bf16 instructions"),
+    ("Features\t: fp asimd bf16 i8mm", "bf16", "bf16: this CPU has bf16"),
+    ("Features\t: fp asimd", "fp32", "no bf16 instructions")])
+def test_a_processor_that_lists_its_instructions_decides_and_nothing_is_measured(
+        line, best, says, tmp_path, monkeypatch, caplog):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: Some CPU\n{line}\n")
+    monkeypatch.setattr(precision, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(precision, "probe", lambda device: pytest.fail("measured"))
+    with caplog.at_level("INFO", "cifar_fastai"): assert choose_precision("auto", CPU) == best
+    assert says in caplog.text
+    assert machine_name() == "Some CPU" + (" (bf16 instructions)" if best == "bf16" else "")
+
+
+# chosen by measurement, where it does not
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(precision, "CPU_INFO", tmp_path / "none")     # a processor that does not say
     return tmp_path / "cifar_fastai" / "precision.json"
 
 
@@ -125,7 +143,7 @@ def test_a_cache_that_is_not_whole_is_measured_again(cache, monkeypatch, text):
     assert choose_precision("auto", CPU) == "bf16" and list(json.loads(cache.read_text()).values()) == [2.]
 
 
-def test_a_cache_that_cannot_be_written_costs_one_line(tmp_path, monkeypatch, caplog):
+def test_a_cache_that_cannot_be_written_costs_one_line(cache, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(precision, "probe", lambda device: 2.)
