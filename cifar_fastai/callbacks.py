@@ -3,6 +3,7 @@
     learn.add_cbs([WatchProgress(), EpochTable()])
 """
 import inspect
+import re
 import sys
 from contextlib import contextmanager
 
@@ -20,13 +21,15 @@ from .finder import same_draws
 __all__ = ["EpochSeed", "EpochTable", "WatchProgress", "epoch_row", "fitting", "inside_fit", "look",
            "loops"]
 
-LOOPS = {inspect.unwrap(getattr(Learner, n)).__code__: n for n in ("fit", "validate", "get_preds", "tta")}
+LOOPS = {inspect.unwrap(getattr(Learner, n)).__code__: n for n in ("fit", "tta")}
+TIME = re.compile(r"(\d+:)?\d+:\d\d")     # what fastprogress's `format_time` writes
 OF_A_LOOP = ("cbs", "dl", "epoch", "final_record", "iter", "loss", "loss_func", "loss_grad", "n_iter",
              "pct_train", "pred", "recorder", "smooth_loss", "train_iter", "training", "xb", "yb")
 
 
 def loops(learn) -> list[str]:
-    "The loops of `learn` that are at work in this thread, the innermost first: \"validate\" in \"fit\" …"
+    """Which of `fit` and `tta` of `learn` are at work in this thread, the innermost first. fastai keeps no
+    note of them; the loops that only predict hold `learn.lock`"""
     found, frame = [], sys._getframe(1)
     while frame is not None:
         if frame.f_code in LOOPS and frame.f_locals.get("self") is learn: found.append(LOOPS[frame.f_code])
@@ -44,7 +47,8 @@ def fitting(learn) -> bool:
 def inside_fit(learn) -> bool:
     """Whether the loop that begins was called from a callback of a fit. Our callbacks then leave it out: by
     `run`, which fastai sets back after its `after_fit`"""
-    return "fit" in loops(learn)[1:]
+    at_work = loops(learn)
+    return "fit" in at_work and (learn.lock.locked() or at_work[0] == "tta")
 
 
 @contextmanager
@@ -81,8 +85,9 @@ def _restore(states: list[tuple]) -> None:
 def epoch_row(recorder) -> dict:
     """The epoch's losses and metrics by name; empty where a loop that was called within the epoch has emptied
     the Recorder, as on a stock Learner"""
-    values = dict(zip([n for n in recorder.metric_names[1:] if n != "time"], recorder.log[1:]))
-    return {} if any(isinstance(v, str) for v in values.values()) else values
+    names = [n for n in recorder.metric_names[1:] if n != "time"]
+    values = [v for v in recorder.log[1:] if not (isinstance(v, str) and TIME.fullmatch(v))]
+    return dict(zip(names, values)) if len(values) == len(names) else {}
 
 
 class EpochSeed(Callback):

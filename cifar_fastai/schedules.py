@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, combine_scheds
 
-from .callbacks import inside_fit
+from .callbacks import fitting
 from .errors import InputError, unknown
 from .holdout import refuse_test_set, validated
 
@@ -26,7 +26,7 @@ class Schedule(ParamScheduler):
     "fastai's `ParamScheduler`, which records rate and momentum of every step, where there is a momentum"
 
     def before_fit(self):
-        self.run = not inside_fit(self.learn)
+        self.run = fitting(self.learn)
         if not self.run: return
         hypers = self.opt.hypers[-1]
         self.scheds = {k: f for k, f in self.scheds.items() if k in hypers}
@@ -106,9 +106,9 @@ class Plateau(Schedule):
         self.min_lr, self.threshold = min_lr, threshold
 
     def before_fit(self):
-        refuse_test_set(self.learn, "the plateau schedule")
         super().before_fit()
         if not self.run: return
+        refuse_test_set(self.learn, "the plateau schedule")
         self.opt.set_hyper("lr", self.lr)
         self.best, self.bad, self.cooling = float("inf"), 0, 0
 

@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import torch
 
@@ -36,7 +36,8 @@ class Workers:
         pin_memory: bool = False,  # batches come in page-locked memory, from where a GPU fetches them faster
         limit: float = 120.0,      # seconds that a batch may take
     ):
-        self.limit, self.started, self.keys = limit, None, _Keys()
+        self.limit, self.started, self.keys, self.at_work = limit, None, _Keys(), False
+        self.another = lambda: Workers(make, n, pin_memory, limit)
         self.loader = torch.utils.data.DataLoader(
             _Batches(make), batch_size=None, collate_fn=_as_it_is, sampler=self.keys, num_workers=n,
             timeout=min(LOOK, limit), pin_memory=pin_memory, persistent_workers=True, worker_init_fn=_begin)
@@ -56,21 +57,32 @@ class Workers:
         keys: Sequence,   # what `make` is called with
         where: Callable,  # key → what a person calls that batch
     ) -> Iterator:
-        "The batch of each key, in order. Raises: InputError where `make` did; LoaderError for a lost process"
-        self.keys.now = keys
-        self._start()
-        for key in keys:
-            batch, failed = self._next()
-            if failed is not None:
-                for w in self._processes: w.kill()   # one that hangs would be waited for
-                self.close()
-                raise LoaderError(worker_failed(failed, where(key)))
-            if isinstance(batch, InputError): raise batch
-            yield tuple(batch) if isinstance(batch, list) else batch   # pinning makes lists of tuples
+        """The batch of each key, in order. Asked for within an iteration that goes on afterwards, they come
+        from processes of their own. Raises: InputError where `make` did; LoaderError for a lost process"""
+        if self.at_work:
+            with closing(self.another()) as own: yield from own.batches(keys, where)
+            return
+        self.keys.now, self.at_work, done = keys, True, 0
+        try:
+            self._start()
+            for key in keys:
+                batch, failed = self._next()
+                if failed is not None: raise LoaderError(worker_failed(failed, where(key)))
+                done += 1
+                if isinstance(batch, InputError): raise batch
+                yield tuple(batch) if isinstance(batch, list) else batch   # pinning makes lists of tuples
+        finally:
+            self.at_work = False
+            if done < len(keys): self._kill()
 
     def close(self) -> None:
         "End the processes; they are started again when batches are asked for"
         self.started = self.loader._iterator = None
+
+    def _kill(self):
+        "As `close`, at once: batches that nobody waits for any more may take as long as they like"
+        for w in self._processes: w.kill()
+        self.close()
 
     def _start(self):
         """Begin an epoch. torch would raise errors out of a signal handler wherever the program stands when a

@@ -64,6 +64,7 @@ def _be(flags, prepare, cwd, recipe, data, drawn, fd):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)     # of loaders that the tests before have used
         logging.getLogger().handlers.clear()              # pytest's
+        multiprocessing.process._children.clear()         # of the tests before: not ours to join
         os.dup2(fd, 1), os.dup2(fd, 2)
         sys.stdout, sys.stderr = [os.fdopen(n, "w", 1, closefd=False) for n in (1, 2)]
         if cwd: os.chdir(cwd)

@@ -20,9 +20,9 @@ class Pretended(Callback):
     def __init__(self, losses, accuracies=None): self.said, self.accuracies = losses, accuracies
 
     def after_epoch(self):
-        values = self.recorder.values[-1]
-        values[1] = self.said[self.epoch]
-        if self.accuracies: values[2] = self.accuracies[self.epoch]
+        row = self.recorder.log         # epoch, training loss, validation loss, accuracy
+        row[2] = self.said[self.epoch]
+        if self.accuracies: row[3] = self.accuracies[self.epoch]
 
 
 def rates(learn, schedule, epochs, cbs=()):
