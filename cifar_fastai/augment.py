@@ -8,21 +8,32 @@ same draws. Here the draws come from a key: our loader gives (seed, epoch, batch
 picture draws its key from Python's `random`, which fastai seeds anew for each worker and epoch.
 """
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 
 import albumentations as A
 import cv2
 import numpy as np
 from fastai.vision.augment import RandTransform
-from fastai.vision.core import PILImage
+from fastai.vision.core import LabeledBBox, PILImage, PILMask, TensorBBox, TensorMask, TensorPoint
 
 from . import policy
 from .augmenter import augmenter
 from .errors import InputError
 from .policy import Policy
 
-__all__ = ["AlbumentationsTransform", "Cutout", "PadCrop", "build_augmentation", "draw_from"]
+__all__ = ["AlbumentationsTransform", "Cutout", "PadCrop", "build_augmentation", "draw_from",
+           "one_thread"]
 
-cv2.setNumThreads(0)  # one picture is too small to share: threads only cost
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    "OpenCV shares one small picture among no threads, which only cost; afterwards it has those it had"
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    try: yield
+    finally: cv2.setNumThreads(threads)
 
 
 class PadCrop(A.ImageOnlyTransform):
@@ -92,7 +103,8 @@ def build_augmentation(
     if aug is None: aug = []
     if isinstance(aug, str): aug = policy.named(aug)
     if isinstance(aug, Policy): aug = _transforms(aug, size, mean)
-    if not isinstance(aug, A.Compose):
+    if isinstance(aug, A.Compose): aug = deepcopy(aug)      # its draws and checks are set below
+    else:
         aug = list(aug) if isinstance(aug, (list, tuple)) else [aug]
         for t in aug:
             if not isinstance(t, (A.BasicTransform, A.BaseCompose)):
@@ -150,9 +162,13 @@ def draw_from(
     aug.set_random_state(numpy_draws, random.Random(int(bits[2]) << 32 | int(bits[3])))
 
 
+PLACED = (PILMask, TensorMask, TensorPoint, TensorBBox, LabeledBBox)    # labels that lie in the picture
+
+
 class AlbumentationsTransform(RandTransform):
     """Albumentations as a fastai item transform, for PIL pictures in any DataBlock. Labels pass untouched.
-    Must end in pictures (uint8 or float, H×W×3 or H×W): normalise with a batch transform."""
+    Must end in pictures (uint8 or float, H×W×3 or H×W): normalise with a batch transform.
+    Raises: InputError beside masks, points or boxes, which would no longer fit their picture."""
     split_idx, order = None, 2
 
     def __init__(
@@ -174,6 +190,11 @@ class AlbumentationsTransform(RandTransform):
 
     def before_call(self, b, split_idx):
         self.do, self.aug = True, self.of(split_idx)
+        placed = [o for o in b if isinstance(o, PLACED)] if isinstance(b, tuple) and self.aug else []
+        if placed:
+            kind = type(placed[0]).__name__
+            raise InputError(f"AlbumentationsTransform would change the picture, not the {kind} that lies "
+                             "in it. Use fastai's own item transforms.")
 
     def encodes(self, img: PILImage):
         if self.aug is None: return img

@@ -15,7 +15,7 @@ from fastai.data.transforms import Categorize, ToTensor
 from fastai.torch_core import TensorCategory, TensorImage, to_device
 from fastcore.foundation import L
 
-from .augment import AlbumentationsTransform, draw_from
+from .augment import AlbumentationsTransform, draw_from, one_thread
 from .augmenter import augmenter
 from .errors import InputError
 from .store import LabelOf, PictureOf, PictureStore
@@ -85,6 +85,9 @@ class BatchDL(TfmdDL):
         "The batch of `key` = (epoch, batch number, indices), on the CPU, before the batch transforms"
         epoch, number, idxs = key
         store, aug = self.direct()
+        with one_thread(): return self._made(epoch, number, idxs, store, aug)
+
+    def _made(self, epoch, number, idxs, store, aug):
         if store is not None and aug is None:
             return self._labelled(store, store.take(self._items(idxs)), idxs)
         tfms = [t for t in self.after_item.fs if isinstance(t, AlbumentationsTransform)]
@@ -96,8 +99,8 @@ class BatchDL(TfmdDL):
 
     def _labelled(self, store, x, idxs):
         batch = (TensorImage(torch.from_numpy(x).permute(0, 3, 1, 2)),)
-        if len(self.dataset.tls) == 1: return batch
-        return *batch, TensorCategory(torch.from_numpy(store.y[self._items(idxs)]))
+        y = store.y[self._items(idxs)]
+        return *batch, *(TensorCategory(torch.from_numpy(y.copy())) for _ in self.dataset.tls[1:])
 
     def _one_by_one(self, idxs) -> list:
         "The items `idxs` through their transforms; a fastai transform may skip some"

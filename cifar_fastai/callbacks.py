@@ -41,7 +41,7 @@ def fitting(learn) -> bool:
     """Whether the loop at hand trains for good: no `lr_find`, no `validate`, `get_preds` or `tta`, whether
     they are called by themselves or from a callback of a fit"""
     if hasattr(learn, "lr_finder") or learn.lock.locked() or hasattr(learn, "gather_preds"): return False
-    return loops(learn) in ([], ["fit"])
+    return loops(learn) == ["fit"]
 
 
 def inside_fit(learn) -> bool:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
+from fastai.callback import hook  # noqa: F401  (patches `summary` into Learner)
 from fastai.callback.core import TrainEvalCallback, _inner_loop
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
@@ -206,7 +207,7 @@ def cifar_learner(
     mom: float = 0.9,             # momentum
     wd: float = 5e-4,             # weight decay, torch's meaning (coupled for SGD)
     wd_norm_bias: bool = True,    # decay norms and biases too
-    smoothing: float = 0.0,       # label smoothing, 0…1 (Szegedy et al. 2016)
+    smoothing: float = 0.0,       # label smoothing, 0…1 (Szegedy et al. 2016), of a loss that is named
     loss_func="ce",               # "ce", "nll" (nets that end in log_softmax), or a loss function
     metrics=accuracy,
     precision: str = "auto",      # "auto" (by device), "fp32", "bf16" or "fp16"
@@ -220,6 +221,9 @@ def cifar_learner(
     Raises: InputError for an unknown architecture, optimiser or precision, or classes that do not fit the
     head."""
     classes, seed = len(dls.vocab), getattr(dls.train, "seed", 0) if seed is None else seed
+    if smoothing and not isinstance(loss_func, str):
+        raise InputError(f"smoothing={smoothing:g} does nothing to a loss function that is given. Give it "
+                         "its own label_smoothing=, or its name: ce or nll.")
     if n_out is not None and n_out != classes:
         raise InputError(f"the head has {n_out} outputs but the data has {classes} classes. "
                          "Leave n_out away, or change the data.")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
 from fastai.data.core import DataLoaders
-from fastai.data.transforms import Normalize, ToTensor
+from fastai.data.transforms import IntToFloatTensor, Normalize, ToTensor
 from fastai.torch_core import TensorImage, default_device
 
 from .augment import AlbumentationsTransform
@@ -75,7 +75,7 @@ def cifar_block(
     valid: str = "test",           # "test" or "holdout" (then the test set is `dls[2]`)
     seed: int = 0,
     item_tfms=None,                # further fastai item transforms: pictures are then made one by one, slower
-    batch_tfms=None,               # further fastai batch transforms, before the normalisation
+    batch_tfms=None,               # further fastai batch transforms: they meet pictures of 0…1, as in fastai
 ) -> DataBlock:                    # `block.dataloaders(data, bs=…)`
     "The DataBlock behind `cifar_dataloaders`, for those who want to build on it"
     data = data if isinstance(data, ImageData) else load_data(data)
@@ -86,7 +86,8 @@ def cifar_block(
         blocks=(pictures, CategoryBlock(vocab=list(data.classes), sort=False)), dl_type=BatchDL,
         get_items=AllItems(len(store)), splitter=Splits(*subsets(data, valid, seed)), get_y=LabelOf(store),
         item_tfms=[augment, *_listed(item_tfms)],
-        batch_tfms=[*_listed(batch_tfms), NormalizePictures.from_stats(data.mean, data.std, cuda=False)])
+        batch_tfms=[*_as_float(_listed(batch_tfms)),
+                    NormalizePictures.from_stats(data.mean, data.std, cuda=False)])
 
 
 def cifar_dataloaders(
@@ -145,6 +146,12 @@ def suggest_workers(device: torch.device) -> int:
     "Worker processes worth starting: none where the CPU itself trains, up to 8 beside a GPU"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 0 if device.type == "cpu" else max(1, min(8, cores - 1))
+
+
+def _as_float(tfms: list) -> list:
+    "Batch transforms that a user gave, after pictures were made 0…1: fastai's own do not take bytes"
+    given = any(isinstance(t, IntToFloatTensor) for t in tfms)
+    return tfms if given or not tfms else [IntToFloatTensor(), *tfms]
 
 
 def _listed(o) -> list: return [] if o is None else list(o) if isinstance(o, (list, tuple)) else [o]

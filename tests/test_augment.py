@@ -9,7 +9,7 @@ import pytest
 import torch
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.transforms import GrandparentSplitter, Normalize, get_image_files, parent_label
-from fastai.vision.core import PILImage
+from fastai.vision.core import PILImage, PILMask, TensorBBox, TensorPoint
 from fastai.vision.data import ImageBlock
 from fasttransform import Transform
 from made import picture_folder, some_pixels
@@ -18,6 +18,7 @@ from cifar_fastai import policy
 from cifar_fastai.augment import AlbumentationsTransform, Cutout, build_augmentation, draw_from
 from cifar_fastai.augmenter import augmenter
 from cifar_fastai.errors import InputError
+from cifar_fastai.loaders import cifar_dataloaders
 from cifar_fastai.policy import Policy
 
 FLIPS = [A.HorizontalFlip(p=.5), A.VerticalFlip(p=.5)]
@@ -298,4 +299,31 @@ def test_pictures_of_one_channel_stay_so():
     assert type(out) is PILImageBW and (np.asarray(out) == grey[:, ::-1]).all()
 
 
-def test_opencv_runs_in_one_thread(): assert cv2.getNumThreads() <= 1
+def test_the_compose_that_a_user_gave_stays_as_it_was():
+    given = A.Compose([A.HorizontalFlip(p=.5), A.RandomCrop(12, 12)], seed=7)
+    twin = A.Compose([A.HorizontalFlip(p=.5), A.RandomCrop(12, 12)], seed=7)
+    strict, picture = given.strict, np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    tfm = AlbumentationsTransform(given, size=16)
+    for _ in range(5): tfm(PILImage.create(picture), split_idx=0)
+    assert given.strict == strict
+    for _ in range(8): assert np.array_equal(given(image=picture)["image"], twin(image=picture)["image"])
+
+
+@pytest.mark.filterwarnings("ignore:Using lambda")
+def test_opencv_keeps_the_threads_that_the_users_process_has(learnable):
+    cv2.setNumThreads(2)
+    seen = []
+    look = A.Lambda(lambda x, **_: seen.append(cv2.getNumThreads()) or x, name="look")
+    cifar_dataloaders(learnable, 32, look, num_workers=0, device="cpu").train.one_batch()
+    assert set(seen) == {1} and cv2.getNumThreads() == 2
+
+
+@pytest.mark.parametrize("label", [
+    PILMask.create(np.zeros((16, 16), np.uint8)), TensorPoint([[3., 4.]]), TensorBBox([[1., 1., 5., 5.]])],
+    ids=lambda o: type(o).__name__)
+def test_labels_that_lie_in_the_picture_are_refused(label):
+    picture = PILImage.create(np.zeros((16, 16, 3), np.uint8))
+    tfm = AlbumentationsTransform(policy.pad_crop_flip(), size=16)
+    with pytest.raises(InputError, match=f"not the {type(label).__name__} that lies in it"):
+        tfm((picture, label), split_idx=0)
+    assert tfm((picture, label), split_idx=1)[1] is not None, "validation pictures stay as they are"

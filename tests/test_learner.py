@@ -305,3 +305,9 @@ if __name__ == "__main__":
     learn = cifar_learner(dls, tiny_net, precision="fp32")
     learn.logger = noop
     GOLDEN.write_text(json.dumps(golden(learn), indent=1) + "\n")
+
+
+@pytest.mark.parametrize("loss", [CrossEntropyLossFlat(), nn.CrossEntropyLoss(), F.nll_loss])
+def test_smoothing_that_a_given_loss_function_would_drop_is_refused(learner, loss):
+    with pytest.raises(InputError, match="smoothing=0.3 does nothing to a loss function that is given"):
+        learner(loss_func=loss, smoothing=.3)

@@ -1,12 +1,16 @@
 """The DataBlock and its loaders do what a fastai user expects of them."""
 import io
+import random
 from contextlib import redirect_stdout
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
+from fastai.data.transforms import IntToFloatTensor, ToTensor
 from fastai.learner import load_learner
+from fastai.vision import augment as vision
 from fastcore.basics import noop
 from PIL import Image
 from stock import clear
@@ -15,6 +19,7 @@ from tiny import tiny_net, write_folder
 from cifar_fastai import loaders, policy
 from cifar_fastai.errors import InputError
 from cifar_fastai.loaders import cifar_block, cifar_dataloaders, suggest_workers
+from cifar_fastai.store import LabelOf, PictureOf, PictureStore
 
 
 @pytest.fixture(scope="module")
@@ -194,13 +199,57 @@ def test_batches_are_larger_in_validation_and_no_larger_than_the_data(learnable)
     assert (dls.train.bs, dls.valid.bs) == (160, 1000) and len(dls.train) == 1
 
 
-def test_batch_transforms_come_before_the_normalisation(learnable):
-    from fasttransform import Transform
-    class Seen(Transform):
-        def encodes(self, x: torch.Tensor): kinds.append(x.dtype); return x
-    kinds = []
-    cifar_dataloaders(learnable, 32, None, num_workers=0, device="cpu", batch_tfms=Seen()).one_batch()
-    assert kinds[0] == torch.uint8
+def with_batch_tfms(learnable, *tfms):
+    "The first training and validation batches, decoded to 0…1, with and without `tfms`"
+    made = []
+    for given in ([], list(tfms)):
+        torch.manual_seed(0), random.seed(0)
+        dls = cifar_dataloaders(learnable, 32, None, num_workers=0, device="cpu", batch_tfms=given)
+        norm = dls.train.after_batch.fs[-1]
+        made += [norm.decode(dl.one_batch()[0]).as_subclass(torch.Tensor) for dl in dls.loaders]
+    return made
+
+
+def test_fastais_own_flip_mirrors_each_training_picture(learnable):
+    plain, valid, flipped, valid_too = with_batch_tfms(learnable, vision.Flip(p=1.))
+    assert torch.allclose(flipped, plain.flip(-1), atol=2e-2) and not torch.allclose(flipped, plain, atol=.1)
+    assert torch.allclose(valid, valid_too, atol=1e-5)
+
+
+def test_fastais_brightness_adds_to_the_logits_of_pictures_of_0_to_1(learnable):
+    plain, _, brighter, _ = with_batch_tfms(learnable, vision.Brightness(max_lighting=.4, p=1., draw=.7))
+    wanted = torch.sigmoid(torch.logit(plain.clamp(1e-7, 1 - 1e-7)) + torch.logit(torch.tensor(.7)))
+    assert torch.allclose(brighter, wanted, atol=1e-4)
+
+
+def test_fastais_rotation_by_180_degrees_turns_the_training_pictures(learnable):
+    plain, _, turned, _ = with_batch_tfms(learnable, vision.Rotate(p=1., draw=180.))
+    assert torch.allclose(turned, plain.flip(-1, -2), atol=2e-2)
+
+
+@pytest.mark.parametrize("tfms", [vision.aug_transforms(size=16), [vision.Flip()], [vision.Zoom(p=1.)],
+                                  [vision.RandomErasing(p=1.)], [IntToFloatTensor(), vision.Contrast(p=1.)]],
+                         ids=lambda tfms: type(tfms[-1]).__name__)
+def test_a_net_trains_with_fastais_batch_transforms(learnable, learner, tfms):
+    dls = cifar_dataloaders(learnable, 32, None, num_workers=0, device="cpu", batch_tfms=tfms)
+    xb, _ = dls.train.one_batch()
+    plain, _ = cifar_dataloaders(learnable, 32, None, num_workers=0, device="cpu").train.one_batch()
+    assert xb.dtype == torch.float32 and xb.shape == plain.shape and not torch.equal(xb, plain)
+    assert xb.std() == pytest.approx(float(plain.std()), rel=.5), "normalised once"
+    learn = learner(dls)
+    learn.fit(2, .05)
+    assert learn.recorder.values[1][0] < learn.recorder.values[0][0]
+
+
+def test_each_label_of_a_block_comes_with_the_batch(learnable):
+    block, store = cifar_block(learnable, None), PictureStore(learnable)
+    labels = [CategoryBlock(vocab=list(learnable.classes), sort=False) for _ in range(2)]
+    two = DataBlock(blocks=(TransformBlock(type_tfms=PictureOf(store), item_tfms=ToTensor), *labels),
+                    dl_type=block.dl_type, get_items=block.get_items, splitter=block.splitter,
+                    get_y=[LabelOf(store)] * 2, n_inp=1)
+    xb, first, second = two.dataloaders(learnable, bs=32, num_workers=0, device="cpu").valid.one_batch()
+    assert torch.equal(first, second) and len(xb) == len(first) == 32
+    assert first.tolist() == learnable.y_test[:32].tolist()
 
 
 def test_a_folder_is_read_and_its_files_are_named(learnable, tmp_path):

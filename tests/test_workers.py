@@ -14,6 +14,7 @@ from test_batch_loader import epoch, loaders
 
 from cifar_fastai import workers
 from cifar_fastai.errors import InputError
+from cifar_fastai.loaders import cifar_dataloaders
 from cifar_fastai.workers import LoaderError, Workers, worker_failed
 
 
@@ -152,3 +153,49 @@ def test_F26_spawned_workers_show_the_same_pixels_and_share_the_pictures(tmp_pat
     done = subprocess.run([sys.executable, "-W", "ignore", tmp_path / "spawn ü.py", tmp_path / "x.npy",
                            Path(__file__).parent], capture_output=True, text=True, timeout=250)
     assert done.stdout.splitlines()[-1:] == ["equal"], done.stderr
+
+
+def slow(key):
+    "A batch that takes longer than the look-out for dead processes"
+    if key: time.sleep(3 * workers.LOOK)
+    return torch.tensor([key, os.getpid()])
+
+
+def test_an_epoch_that_is_left_with_slow_batches_under_way_does_not_spoil_the_next(monkeypatch):
+    monkeypatch.setattr(workers, "LOOK", .3)
+    pool = Workers(slow, 2)
+    left = pool.batches([0, 1, 1, 1, 1], str)
+    next(left)
+    before = pool.pids
+    left.close()
+    assert not any(alive(pid) for pid in before)
+    assert [int(b[0]) for b in pool.batches([0, 1], str)] == [0, 1]
+    pool.close()
+
+
+def test_an_iteration_within_another_has_its_own_processes_and_both_come_to_their_end():
+    pool = Workers(make, 2)
+    outer = pool.batches([1, 2, 3, 4], str)
+    first = next(outer)
+    inner = list(pool.batches([5, 6], str))
+    rest = list(outer)
+    assert [int(b[0]) for b in (first, *inner, *rest)] == [1, 5, 6, 2, 3, 4]
+    assert {int(b[1]) for b in inner}.isdisjoint({int(b[1]) for b in (first, *rest)})
+    assert not any(alive(int(b[1])) for b in inner)
+    pool.close()
+
+
+def sleepy(x, **_):
+    time.sleep(.02)
+    return x
+
+
+def test_a_range_test_with_slow_batches_is_followed_by_a_fit(learnable, learner, monkeypatch):
+    monkeypatch.setattr(workers, "LOOK", .2)
+    slow = A.Lambda(sleepy, name="sleepy")
+    dls = cifar_dataloaders(learnable, 32, slow, num_workers=2, device="cpu")
+    learn = learner(dls)
+    learn.lr_find(num_it=17, show_plot=False, stop_div=False)
+    learn.fit(1, .05)
+    assert len(learn.recorder.losses) == len(dls.train)
+    dls.train.close()
