@@ -212,6 +212,7 @@ def test_every_callback_bears_a_look_on_a_stock_learner(tmp_path, name, look):
     def outcome(folder, *looks):
         cb = one_by_one(folder)[name]()
         learn = stock(EpochSeed(), *([] if name == "EpochSeed" else [cb]))
+        learn.path = tmp_path       # where a stock lr_find keeps the weights
         for k in range(2):
             learn.fit(2, .02, cbs=looks)
             if look == "lr_find between" and k == 0 and looks: learn.lr_find(num_it=30, show_plot=False)
