@@ -327,3 +327,16 @@ def test_labels_that_lie_in_the_picture_are_refused(label):
     with pytest.raises(InputError, match=f"not the {type(label).__name__} that lies in it"):
         tfm((picture, label), split_idx=0)
     assert tfm((picture, label), split_idx=1)[1] is not None, "validation pictures stay as they are"
+
+
+PICTURE = np.random.default_rng(0).integers(1, 255, (32, 32, 3), np.uint8)
+CHANCES = {"cutout_p": {"cutout": 8, "fill": 0}, "rotate_p": {"rotate": 30}, "flip": {},
+           "jitter_p": {"jitter": (.4, .4, .4, .2)}, "grey_p": {}}
+
+
+@pytest.mark.parametrize("chance", CHANCES)
+def test_a_chance_of_a_policy_is_the_share_of_pictures_that_change(chance):
+    def share(p):
+        made = draws(Policy("one", **CHANCES[chance], **{chance: p}), PICTURE, 400)
+        return np.mean([not np.array_equal(x, PICTURE) for x in made])
+    assert share(0.) == 0 and share(1.) > .97 and abs(share(.3) - .3) < .1

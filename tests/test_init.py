@@ -1,6 +1,8 @@
 """The public names: few, lazy, and the same for people, editors and Python."""
 import ast
+import inspect
 import os
+import re
 import subprocess
 import sys
 from importlib import import_module, metadata
@@ -161,3 +163,19 @@ def test_no_module_imports_one_that_stands_above_it():
 def test_data_nets_and_maps_know_nothing_of_fastai():
     for name in ("data", "models", "gradcam"): assert "fastai" not in imports(name, everywhere=True)
     assert "fastai" in imports("learner")
+
+
+def test_every_argument_of_a_public_function_is_given_a_value_by_some_test():
+    "The names that are left were looked at: fastai's own, or given by flag or by position"
+    looked_at = {("ImageData", "files_test"),
+                 ("Recipe", "lr_rule"), ("Recipe", "lr_mode"), ("train", "checkpoint_minutes"),
+                 ("slide", "lr_diff"), ("slide", "thresh"), ("slide", "adjust_value")}
+    tests = "".join(p.read_text() for p in Path(__file__).parent.glob("*.py"))
+    never = set()
+    for name in cifar_fastai.__all__:
+        made = getattr(cifar_fastai, name)
+        if not callable(made): continue
+        for p in inspect.signature(made.__init__ if inspect.isclass(made) else made).parameters.values():
+            given = re.search(rf"\b{p.name}\s*=(?!=)|[\"']{p.name}[\"']\s*:", tests)
+            if p.default is not p.empty and not given: never.add((name, p.name))
+    assert never <= looked_at
