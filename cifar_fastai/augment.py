@@ -29,7 +29,7 @@ __all__ = ["AlbumentationsTransform", "Cutout", "PadCrop", "build_augmentation",
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    "OpenCV shares one small picture among no threads, which only cost; afterwards it has those it had"
+    "Keep OpenCV to one thread for a while: one picture is too small to share"
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
     try: yield
@@ -199,4 +199,4 @@ class AlbumentationsTransform(RandTransform):
     def encodes(self, img: PILImage):
         if self.aug is None: return img
         if not self.keyed: draw_from(self.aug, random.getrandbits(64))
-        return type(img).create(augmenter(self.aug)(np.asarray(img)))
+        with one_thread(): return type(img).create(augmenter(self.aug)(np.asarray(img)))

@@ -85,22 +85,20 @@ class BatchDL(TfmdDL):
         "The batch of `key` = (epoch, batch number, indices), on the CPU, before the batch transforms"
         epoch, number, idxs = key
         store, aug = self.direct()
-        with one_thread(): return self._made(epoch, number, idxs, store, aug)
-
-    def _made(self, epoch, number, idxs, store, aug):
         if store is not None and aug is None:
             return self._labelled(store, store.take(self._items(idxs)), idxs)
         tfms = [t for t in self.after_item.fs if isinstance(t, AlbumentationsTransform)]
         with _drawing_from(tfms, (self.seed, epoch if self._training else 0, number), self._split_idx):
             if store is None: return self.do_batch(self._one_by_one(idxs))
-            return self._labelled(store, _augmented(store, aug, self._items(idxs)), idxs)
+            with one_thread(): x = _augmented(store, aug, self._items(idxs))
+            return self._labelled(store, x, idxs)
 
     def _items(self, idxs): return np.asarray(self.dataset.items)[idxs]
 
     def _labelled(self, store, x, idxs):
         batch = (TensorImage(torch.from_numpy(x).permute(0, 3, 1, 2)),)
-        y = store.y[self._items(idxs)]
-        return *batch, *(TensorCategory(torch.from_numpy(y.copy())) for _ in self.dataset.tls[1:])
+        labels = (torch.from_numpy(store.y[self._items(idxs)]) for _ in self.dataset.tls[1:])
+        return *batch, *map(TensorCategory, labels)
 
     def _one_by_one(self, idxs) -> list:
         "The items `idxs` through their transforms; a fastai transform may skip some"

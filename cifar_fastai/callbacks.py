@@ -40,8 +40,7 @@ def loops(learn) -> list[str]:
 def fitting(learn) -> bool:
     """Whether the loop at hand trains for good: no `lr_find`, no `validate`, `get_preds` or `tta`, whether
     they are called by themselves or from a callback of a fit"""
-    if hasattr(learn, "lr_finder") or learn.lock.locked() or hasattr(learn, "gather_preds"): return False
-    return loops(learn) == ["fit"]
+    return loops(learn) == ["fit"] and not learn.lock.locked() and not hasattr(learn, "lr_finder")
 
 
 def inside_fit(learn) -> bool:

@@ -218,8 +218,8 @@ def cifar_learner(
     """A Learner around `arch` with Nesterov SGD, memory in channels_last and the precision fastest here.
     torchvision's `resnet18`, which `from fastai.vision.all import *` binds, means ours of that name, whose
     stem is for small pictures. Layer groups: early stages, late stages and head, see `models.layer_groups`.
-    Raises: InputError for an unknown architecture, optimiser or precision, or classes that do not fit the
-    head."""
+    Raises: InputError for an unknown architecture, optimiser or precision, classes that do not fit the
+    head, or smoothing beside a loss function that is given."""
     classes, seed = len(dls.vocab), getattr(dls.train, "seed", 0) if seed is None else seed
     if smoothing and not isinstance(loss_func, str):
         raise InputError(f"smoothing={smoothing:g} does nothing to a loss function that is given. Give it "

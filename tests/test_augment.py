@@ -315,7 +315,8 @@ def test_opencv_keeps_the_threads_that_the_users_process_has(learnable):
     seen = []
     look = A.Lambda(lambda x, **_: seen.append(cv2.getNumThreads()) or x, name="look")
     cifar_dataloaders(learnable, 32, look, num_workers=0, device="cpu").train.one_batch()
-    assert set(seen) == {1} and cv2.getNumThreads() == 2
+    AlbumentationsTransform(look)(PILImage.create(np.zeros((16, 16, 3), np.uint8)), split_idx=0)
+    assert len(seen) == 33 and set(seen) == {1} and cv2.getNumThreads() == 2
 
 
 @pytest.mark.parametrize("label", [
