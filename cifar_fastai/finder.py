@@ -188,11 +188,12 @@ def _cuda_state(): return torch.cuda.get_rng_state_all() if torch.cuda.is_initia
 def fell(
     losses: torch.Tensor,   # smoothed, one a rate, in the order they were tried
 ) -> bool:
-    """Whether the loss fell by 5 % or more from the mean of the first fifth, which is noisy, before it stands
-    5 % above the highest there, as `peak` reads it"""
+    """Whether the loss fell from the mean of the first fifth, which is noisy, before it stands 5 % above the
+    highest there, as `peak` reads it: by 5 %, or by 1 % that is five times the noise"""
     first = losses[:max(1, len(losses) // 5)]
     later = losses[len(first):_first_above(losses, 1.05 * first.max())]
-    return bool((later < 0.95 * first.mean()).any())
+    drop, noise = 1 - later / first.mean(), first.std(correction=0) / first.mean()
+    return bool(((drop > .05) | (drop > .01) & (drop > 5 * noise)).any())
 
 
 def careful_rate(opt: str) -> float:
