@@ -25,9 +25,9 @@ def imported(*folders: Path) -> set[str]:
 
 
 def undeclared(names: set[str], needs: list[str]) -> set[str]:
-    "Those of `names` that no requirement in `needs` brings itself"
+    "Those of `names` that no requirement in `needs` brings itself; what is not installed goes by its name"
     known, brings = {_key(Requirement(n).name) for n in needs}, packages_distributions()
-    return {n for n in names if not known & {_key(d) for d in brings.get(n, [])}}
+    return {n for n in names if not known & {_key(d) for d in brings.get(n, [n])}}
 
 
 def test_every_import_is_declared():

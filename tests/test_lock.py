@@ -44,6 +44,7 @@ def test_F22_the_lock_of_a_killed_process_is_free(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_F22_a_worker_that_outlives_its_parent_does_not_keep_the_lock(tmp_path):
     orphan = holder_of(tmp_path, "fork")
+    orphan.wait(60)     # the parent; its child has said that it is there
     with RunLock(tmp_path): orphan.communicate("")
     assert names(tmp_path) == []
 
