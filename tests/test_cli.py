@@ -8,8 +8,7 @@ from dataclasses import fields
 
 import pytest
 from made import picture_folder
-from process import at, run, send
-from process import recipe as small
+from process import at, recipe as small, run, send
 
 from cifar_fastai import cli, runs, seeds
 from cifar_fastai.errors import InputError

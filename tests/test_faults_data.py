@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from made import alone, file_of, picture_folder, pictures, shuffled, some_data, some_pixels  # noqa: F401
 from official import BIN10, BIN100, PY10, PY100, info, members_of, pickled, rows_of, tar, unpacked
 from PIL import Image

@@ -82,8 +82,7 @@ def test_vision_learner_takes_the_nets_of_either_star(both, learnable, name):
 @pytest.mark.filterwarnings("ignore")
 def test_vision_learner_gets_imagenets_weights_from_our_name_too(learnable, monkeypatch):
     from fastai.vision.all import vision_learner
-    from torchvision.models import ResNet18_Weights
-    from torchvision.models import resnet18 as torchvisions
+    from torchvision.models import ResNet18_Weights, resnet18 as torchvisions
     weights = torchvisions().state_dict()
     monkeypatch.setattr(ResNet18_Weights, "get_state_dict", lambda self, *args, **kwargs: weights)
     dls = cifar_fastai.cifar_dataloaders(learnable, 16, None, num_workers=0, device="cpu")
@@ -96,13 +95,9 @@ def test_vision_learner_gets_imagenets_weights_from_our_name_too(learnable, monk
         cifar_fastai.resnet18(n_in=1, norm="gn", pretrained=True)
 
 
-def test_every_public_name_is_there_and_from_the_module_that_lists_it():
+def test_every_public_name_is_there_and_documented():
     for name in cifar_fastai.__all__:
-        value = getattr(cifar_fastai, name)
-        assert name == "policy" or name in import_module(cifar_fastai._module_of[name]).__dict__, name
-        assert value is not None and getattr(value, "__doc__", None), f"{name} has no docstring"
-    for module, names in cifar_fastai._home.items():
-        assert set(names) <= set(import_module(f"cifar_fastai.{module}").__all__), module
+        assert getattr(getattr(cifar_fastai, name), "__doc__", None), f"{name} has no docstring"
 
 
 def test_names_can_be_completed_before_they_are_imported():
@@ -114,55 +109,29 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_editors_are_told_the_same_names_as_python():
-    tree = ast.parse(Path(cifar_fastai.__file__).read_text())
-    block = next(n for n in tree.body if isinstance(n, ast.If) and n.test.id == "TYPE_CHECKING")
-    told = {}
-    for node in block.body:
-        module = f"cifar_fastai.{node.module or ''}".rstrip(".") if node.level else node.module
+    tree, told = ast.parse(Path(cifar_fastai.__file__).with_suffix(".pyi").read_text()), set()
+    for node in tree.body:
+        assert node.level == 1
         for name in node.names:
             assert name.asname == name.name, f"{name.name} is not re-exported"
-            told[name.name] = module
-    assert told == cifar_fastai._module_of | dict.fromkeys(cifar_fastai._modules, "cifar_fastai")
+            told.add(name.name)
+    assert told == {*cifar_fastai.__all__, "Precision", "cli"}
 
 
 def test_the_version_is_the_packages(): assert metadata.version("cifar_fastai") == cifar_fastai.__version__
 
 
-def test_every_module_lists_what_it_offers_and_every_name_of_it_is_documented():
-    for path in Path(cifar_fastai.__file__).parent.glob("*.py"):
+def test_every_room_lists_what_it_offers_and_every_name_of_it_is_documented():
+    top = Path(cifar_fastai.__file__).parent
+    for path in top.rglob("*.py"):
         if path.stem == "__init__": continue
-        module = import_module(f"cifar_fastai.{path.stem}")
-        assert module.__doc__ and module.__all__, path.name
-        for name in module.__all__:
-            value = getattr(module, name)
+        name = ".".join(("cifar_fastai", *path.relative_to(top).with_suffix("").parts))
+        module = import_module(name)
+        assert module.__doc__ and module.__all__, name
+        for offered in module.__all__:
+            value = getattr(module, offered)
             ours = getattr(value, "__module__", None) == module.__name__
-            assert not ours or value.__doc__, f"{path.stem}.{name}"
-
-
-ORDER = ("errors", "data", "models", "gradcam", "augment", "loaders", "callbacks", "learner", "interpret",
-         "report", "recipe", "runs", "cli")     # each may import those before it, and modules beside them
-
-
-def imports(name: str, everywhere: bool = False) -> set:
-    "The modules that a module of ours imports (`everywhere`: within functions too), ours with a dot"
-    tree = ast.parse((Path(cifar_fastai.__file__).parent / f"{name}.py").read_text())
-    found = set()
-    for n in ast.walk(tree) if everywhere else tree.body:
-        if isinstance(n, ast.Import): found |= {name.name.split(".")[0] for name in n.names}
-        if isinstance(n, ast.ImportFrom):
-            found.add("." * n.level + (n.module or n.names[0].name).split(".")[0])
-    return found
-
-
-def test_no_module_imports_one_that_stands_above_it():
-    for level, name in enumerate(ORDER):
-        assert not imports(name) & {f".{above}" for above in ORDER[level + 1:]}, name
-    assert ".runs" in imports("cli", everywhere=True), "the control"
-
-
-def test_data_nets_and_maps_know_nothing_of_fastai():
-    for name in ("data", "models", "gradcam"): assert "fastai" not in imports(name, everywhere=True)
-    assert "fastai" in imports("learner")
+            assert not ours or value.__doc__, f"{name}.{offered}"
 
 
 def test_every_argument_of_a_public_function_is_given_a_value_by_some_test():
@@ -170,7 +139,7 @@ def test_every_argument_of_a_public_function_is_given_a_value_by_some_test():
     looked_at = {("ImageData", "files_test"),
                  ("Recipe", "lr_rule"), ("Recipe", "lr_mode"), ("train", "checkpoint_minutes"),
                  ("slide", "lr_diff"), ("slide", "thresh"), ("slide", "adjust_value")}
-    tests = "".join(p.read_text() for p in Path(__file__).parent.glob("*.py"))
+    tests = "".join(p.read_text() for p in Path(__file__).parent.rglob("*.py"))
     never = set()
     for name in cifar_fastai.__all__:
         made = getattr(cifar_fastai, name)

@@ -12,8 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import recipe as all_of_it
-from tiny import tiny_net, write_folder
+from tiny import recipe as all_of_it, tiny_net, write_folder
 
 from cifar_fastai import runs
 from cifar_fastai.checkpoint import versions
