@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     import torch
 
-    from cifar_fastai.errors import unknown
+    from cifar_fastai.errors import UnknownName
 
     from .harness import machine, table, timed_by
     from .summary import Results
@@ -41,7 +41,7 @@ def _run(argv: list[str]) -> int:
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: on a busy machine")
     args = parser.parse_args(argv)
     for name in args.names:
-        if name not in SUITES: raise unknown("benchmark", name, SUITES)
+        if name not in SUITES: raise UnknownName("benchmark", name, SUITES)
     results = Results(machine())
     for name in args.names or SUITES:
         print(f"{name} …", file=sys.stderr, flush=True)

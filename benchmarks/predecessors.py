@@ -23,7 +23,7 @@ import numpy as np
 
 from cifar_fastai import Cutout, Recipe, load_data, policy, train
 from cifar_fastai.cli import report_errors
-from cifar_fastai.errors import InputError, unknown
+from cifar_fastai.errors import InputError, UnknownName
 from cifar_fastai.saving import write_json
 
 from .harness import machine
@@ -63,7 +63,7 @@ def pair(
     changes: dict,   # fields that both sides share: epochs, limit …
 ) -> dict[str, Recipe]:
     "Ours and the predecessor's. Raises: InputError for a recipe that has none"
-    if name not in SETTINGS: raise unknown("recipe with a predecessor", name, SETTINGS)
+    if name not in SETTINGS: raise UnknownName("recipe with a predecessor", name, SETTINGS)
     ours = import_module(f"recipes.{name}").recipe
     return {"ours": ours.but(**changes), "theirs": ours.but(**SETTINGS[name] | changes)}
 

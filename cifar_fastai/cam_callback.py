@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .callbacks import fitting, inside_fit
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 from .explain import choose, class_names, target_of
 from .figures import BAD, GOOD, new_figure, offscreen, overlay, save_figure, short, show_message, text
 from .gallery import default_layer
@@ -45,7 +45,7 @@ class GradCAMCallback(Callback):
     ):
         for name, value in (("every", every), ("n", n)):
             if value < 1: raise InputError(f"GradCAMCallback: {name}={value}. Give 1 or more.")
-        if method not in METHODS: raise unknown("method", method, METHODS)
+        if method not in METHODS: raise UnknownName("method", method, METHODS)
         self.layer, self.every, self.n, self.items = layer, every, n, items
         self.method, self.target, self.path, self.cam, self.inputs = method, target, path, None, None
         self.raw, self.said, self.size = {}, {}, (0, 0)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from fastcore.script import anno_parser
 
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 from .recipe import Recipe
 
 __all__ = ["create_parser", "main", "parse", "report_errors"]
@@ -52,7 +52,7 @@ def parse(recipe: Recipe, argv: list[str], prog: str | None = None):
     parser = create_parser(prog or f"python -m recipes.{recipe.name}", about)
     args, rest = parser.parse_known_args(argv)
     known = [o for a in parser._actions for o in a.option_strings if o not in ("--pdb", "--xtra")]
-    if rest: raise unknown("flag", rest[0].split("=")[0], known)
+    if rest: raise UnknownName("flag", rest[0].split("=")[0], known)
     return args
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from . import search
 from .archives import official_in, read_official
 from .content import content_keys, shared_pictures, split_off, statistics, stratified, without_doubles
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 from .folders import digest, read_folder
 from .pictures import read_picture
 from .trees import is_zip
@@ -165,7 +165,8 @@ def _digits(size):
 def _from_path(path, size, unverified, name="", split=None, seed=0):
     "What lies at `path`; with `name`, only that data set will do"
     if not path.exists():
-        if len(path.parts) == 1 and not path.suffix: raise unknown("data source or path", str(path), NAMES)
+        if len(path.parts) == 1 and not path.suffix:
+            raise UnknownName("data source or path", str(path), NAMES)
         raise InputError(f"data {path} is not there. Give a folder, an archive or one of {', '.join(NAMES)}.")
     loose = path.is_dir() and not any((path / s).is_dir() for s in ("train", "test"))
     found = official_in(path, name) if loose else [] if path.is_dir() or is_zip(path) else [path]

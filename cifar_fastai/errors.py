@@ -1,7 +1,7 @@
 """The one kind of error a user is meant to see: what was wrong, what was found, what to do, in one line."""
 from difflib import get_close_matches
 
-__all__ = ["InputError", "unknown"]
+__all__ = ["InputError", "UnknownName"]
 
 
 class InputError(ValueError):
@@ -15,13 +15,18 @@ class InputError(ValueError):
     def __str__(self): return self.message                # fastai rewrites the args of what a callback raises
 
 
-def unknown(
-    kind: str,       # what was asked for, as the user calls it: "layer", "recipe", "flag"
-    name: str,       # the name that is not known
-    choices,         # iterable of the names that are
-) -> InputError:     # to be raised by the caller
-    "An `InputError` for an unknown `name` that offers the nearest of `choices`, or all of a short list"
-    choices = sorted(map(str, choices))
-    near = get_close_matches(str(name), choices, n=3, cutoff=0.5)
-    if near: return InputError(f"unknown {kind} {name!r}. Did you mean {' or '.join(near)}?")
-    return InputError(f"unknown {kind} {name!r}. Choose from: {', '.join(choices)}.")
+class UnknownName(InputError):
+    "A name that is not known; offers the nearest of those that are, or all of a short list"
+
+    def __init__(
+        self,
+        kind: str,   # what was asked for, as the user calls it: "layer", "recipe", "flag"
+        name: str,   # the name that is not known
+        choices,     # iterable of the names that are
+    ):
+        choices = sorted(map(str, choices))
+        near = get_close_matches(str(name), choices, n=3, cutoff=0.5)
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"Choose from: {', '.join(choices)}."
+        super().__init__(f"unknown {kind} {name!r}. {hint}")
+
+    def __reduce__(self): return InputError, (self.message,)   # a worker process sends its text alone

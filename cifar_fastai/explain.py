@@ -17,7 +17,7 @@ from fastai.torch_core import get_model
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 from .figures import BAD, GOOD, Tile, add_colorbar, overlay, short, show_tiles
 from .gallery import default_layer, likely
 from .gradcam import CamOutput, GradCAM, find_layers
@@ -108,7 +108,7 @@ def target_of(
 ) -> None | int | str:
     "`target` with the name of a class as its number. Raises `InputError` with the nearest names"
     if not isinstance(target, str) or target in ("pred", "true"): return target
-    if target not in names: raise unknown("target", target, ["pred", "true", *names])
+    if target not in names: raise UnknownName("target", target, ["pred", "true", *names])
     return names.index(target)
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 from .gradcam import undisturbed, upsample
 
 __all__ = ["BASELINES", "blob_map", "compare", "insertion_deletion", "paired_ci", "random_maps"]
@@ -48,7 +48,7 @@ def insertion_deletion(
     bs: int = 256,              # pictures at a time
 ) -> tuple[Tensor, Tensor]:     # (N,) areas under the probability, each in 0…1
     "Insertion and deletion AUC of each picture (trapezoids over the share of places). Model as before"
-    if baseline not in BASELINES: raise unknown("baseline", baseline, BASELINES)
+    if baseline not in BASELINES: raise UnknownName("baseline", baseline, BASELINES)
     if maps.shape != (len(xb), *xb.shape[-2:]):
         raise InputError(f"maps have shape {tuple(maps.shape)}, pictures {tuple(xb.shape)}. Upsample maps.")
     if steps < 1: raise InputError(f"steps is {steps}. Give a number from 1 up.")

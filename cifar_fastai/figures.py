@@ -19,7 +19,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 from .fonts import drawable
 from .saving import save_atomically
 
@@ -132,7 +132,7 @@ def overlay(
     alpha: float = 0.5,      # weight of the colours
 ) -> np.ndarray:             # (H,W,3) float RGB in 0…1
     "`picture` under the colours of `heat`"
-    if cmap not in colormaps: raise unknown("colour map", cmap, colormaps)
+    if cmap not in colormaps: raise UnknownName("colour map", cmap, colormaps)
     picture = as_picture(picture)
     heat = np.nan_to_num(_array(heat).astype(float))
     if heat.shape != picture.shape[:2]:

@@ -16,7 +16,7 @@ from fastai.callback.core import CancelFitException
 from fastai.callback.schedule import LRFinder, SchedExp, SchedLin, minimum, slide, steep, valley
 from fastcore.basics import listify
 
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 
 __all__ = ["LRSweep", "careful_rate", "explain_rate", "fell", "find_rate", "minimum", "peak", "settled_rate",
            "slide", "steep", "valley"]
@@ -95,8 +95,8 @@ def find_rate(
 ):                           # namedtuple of rates by function; losses and rates stay in `learn.recorder`
     """Try rates from `start_lr` to `end_lr`; model, optimiser, generators and disk are afterwards as before.
     Raises: InputError for rates that do not rise, or where too few batches are left to judge by."""
-    if mode not in ("exp", "linear"): raise unknown("mode of the range test", mode, ["exp", "linear"])
-    if on not in ("train", "holdout"): raise unknown("loss of the range test", on, ["train", "holdout"])
+    if mode not in ("exp", "linear"): raise UnknownName("mode of the range test", mode, ["exp", "linear"])
+    if on not in ("train", "holdout"): raise UnknownName("loss of the range test", on, ["train", "holdout"])
     if on == "holdout" and getattr(learn.dls, "valid_name", "test") == "test":
         raise InputError("the range test was asked to judge by the validation set, which is the test set "
                          'here. Keep a holdout (valid="holdout"), or judge by on="train".')

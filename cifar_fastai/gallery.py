@@ -12,7 +12,7 @@ from fastai.torch_core import get_model
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 from .faithfulness import compare
 from .figures import BAD, GOOD, Tile, add_colorbar, overlay, percent, short, show_message, show_tiles
 from .gradcam import GradCAM, find_layers
@@ -74,7 +74,7 @@ class Gallery:
         known = {"pred": self.decoded, "true": self.targs}
         if isinstance(target, str) and target in known: return known[target][idxs]
         if isinstance(target, str) and target not in self.names:
-            raise unknown("target", target, [*known, *self.names])
+            raise UnknownName("target", target, [*known, *self.names])
         return torch.full((len(idxs),), self.names.index(target) if isinstance(target, str) else target)
 
     def said(self, i: int) -> str:

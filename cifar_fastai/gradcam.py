@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 from .gradcam_checks import NotFinite, is_map, no_map, not_finite, picked, plain, runs_twice, wanted
 
 __all__ = ["METHODS", "CamOutput", "GradCAM", "find_layers", "heatmap", "undisturbed", "upsample"]
@@ -109,7 +109,7 @@ def _names(spec: str | re.Pattern | nn.Module, named: dict[str, nn.Module]) -> l
     except (re.error, TypeError): names = []
     if names: return names
     near = get_close_matches(str(spec), named, n=1, cutoff=0.5)
-    raise unknown("layer", spec, named if near else [name for name in named if "." not in name])
+    raise UnknownName("layer", spec, named if near else [name for name in named if "." not in name])
 
 
 @contextmanager
@@ -197,7 +197,7 @@ class GradCAM:
         autocast: bool = False,                      # True: under the caller's autocast; False: without
     ) -> CamOutput:
         "A map for each picture. Model, generators, `.grad` and hooks are as before. Raises `InputError`"
-        if method not in METHODS: raise unknown("method", method, METHODS)
+        if method not in METHODS: raise UnknownName("method", method, METHODS)
         if bs is not None and bs < 1: raise InputError(f"bs is {bs}. Give a number from 1 up, or None.")
         xb = plain(xb, self.model)
         target, bs = wanted(target, y, xb), bs or len(xb)

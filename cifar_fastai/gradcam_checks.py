@@ -4,7 +4,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 
 __all__ = ["NotFinite", "is_map", "no_map", "not_finite", "picked", "plain", "runs_twice", "wanted"]
 
@@ -42,7 +42,7 @@ def wanted(
     if target is None or isinstance(target, str) and target == "pred": return None
     name = "target"
     if isinstance(target, str):
-        if target != "true": raise unknown("target", target, ["pred", "true"])
+        if target != "true": raise UnknownName("target", target, ["pred", "true"])
         if y is None: raise InputError("target is 'true' but there is no y. Give y, the true classes.")
         name, target = "y", y
     try: t = torch.as_tensor(target).as_subclass(Tensor).to(xb.device)

@@ -8,7 +8,7 @@ from fastai.callback.core import Callback
 from fastai.learner import Recorder
 
 from .callbacks import epoch_row, fitting
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 
 __all__ = ["KeepBest", "refuse_test_set", "validated"]
 
@@ -31,7 +31,7 @@ def validated(
 ) -> float:
     "The last epoch's value of a metric. Raises: InputError where it is not known or nothing was validated"
     names, row = list(learn.recorder.metric_names[1:-1]), epoch_row(learn.recorder)
-    if name not in names: raise unknown("metric", name, names)
+    if name not in names: raise UnknownName("metric", name, names)
     if not row:
         raise InputError("a callback called validate, get_preds or tta before the epoch was recorded, which "
                          "empties fastai's record. Give it an order above 60, or use `cifar_learner`.")

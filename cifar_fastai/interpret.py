@@ -20,7 +20,7 @@ from sklearn.metrics import classification_report
 from torch import Tensor
 
 from .charts import plot_bins, plot_matrix, plot_scores
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 from .gallery import Gallery, listed
 from .predict import clean_dl, inputs_of, predict_once
 from .saving import save_atomically
@@ -105,7 +105,7 @@ class ImageInterpretation(Gallery, ClassificationInterpretation):
     ) -> Tensor:                  # (≤ n,) indices
         "Pictures whose predicted class is not the true one"
         keys = {"loss": self.losses, "confidence": self.confidence, "index": -torch.arange(len(self))}
-        if by not in keys: raise unknown("order", by, keys)
+        if by not in keys: raise UnknownName("order", by, keys)
         wrong = (~self.correct).nonzero().flatten()
         return wrong[keys[by][wrong].argsort(descending=True, stable=True)][:n]
 

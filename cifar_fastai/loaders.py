@@ -21,7 +21,7 @@ from fastai.torch_core import TensorImage, default_device
 from .augment import AlbumentationsTransform
 from .batch_loader import BatchDL
 from .data import ImageData, load_data
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 from .store import LabelOf, PictureOf, PictureStore
 
 __all__ = ["NormalizePictures", "cifar_block", "cifar_dataloaders", "subsets", "suggest_workers",
@@ -66,7 +66,7 @@ def subsets(
     n, test = len(data.x_train), np.arange(len(data.x_train), len(data.x_train) + len(data.x_test))
     if valid == "test": return np.arange(n), test
     if valid == "holdout": return (*data.holdout(seed=seed), test)
-    raise unknown("validation set", valid, ["test", "holdout"])
+    raise UnknownName("validation set", valid, ["test", "holdout"])
 
 
 def cifar_block(

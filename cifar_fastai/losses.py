@@ -6,7 +6,7 @@ import torch
 from fastai.losses import BaseLoss, CrossEntropyLossFlat
 from torch import Tensor, nn
 
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 
 __all__ = ["CrossEntropyLoss", "LOSSES", "NLLLossFlat", "create_loss"]
 
@@ -52,7 +52,7 @@ def create_loss(
     "A loss by name. Raises: InputError for an unknown name, or label smoothing where the loss has none"
     loss = "ce" if loss is None else loss
     if not isinstance(loss, str): return loss
-    if loss not in LOSSES: raise unknown("loss", loss, LOSSES)
+    if loss not in LOSSES: raise UnknownName("loss", loss, LOSSES)
     if loss == "ce": return CrossEntropyLoss(label_smoothing=smoothing)
     if smoothing: raise InputError(f"loss nll has no smoothing, found {smoothing}. Give 0, or use loss ce.")
     return NLLLossFlat()

@@ -10,7 +10,7 @@ from numbers import Integral
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 
 __all__ = ["MODELS", "NORMS", "create_model", "custom_resnet", "layer_groups", "resnet18", "resnet34",
            "resnet50", "resnet101"]
@@ -19,7 +19,7 @@ NORMS = {"bn": nn.BatchNorm2d, "gn": partial(nn.GroupNorm, 1)}   # GroupNorm(1, 
 
 
 def _norm(name: str) -> Callable[[int], nn.Module]:
-    if name not in NORMS: raise unknown("norm", name, NORMS)
+    if name not in NORMS: raise UnknownName("norm", name, NORMS)
     return NORMS[name]
 
 
@@ -148,7 +148,7 @@ def create_model(
     if isinstance(arch, nn.Module):
         raise InputError(f"arch is a built {type(arch).__name__}. Give the function that builds it.")
     if not callable(arch):
-        if arch not in MODELS: raise unknown("model", arch, MODELS)
+        if arch not in MODELS: raise UnknownName("model", arch, MODELS)
         arch = MODELS[arch]
     if str(getattr(arch, "__module__", "")).startswith("torchvision.models"):
         arch = _ours(arch.__name__, n_out)

@@ -11,7 +11,7 @@ import fastai.optimizer
 import torch
 from fastai.optimizer import OptimWrapper, detuplify_pg, set_item_pg
 
-from .errors import unknown
+from .errors import UnknownName
 
 __all__ = ["OPTIMIZERS", "TorchOptimizer", "optimizer"]
 
@@ -90,7 +90,7 @@ def optimizer(
         return partial(TorchOptimizer, *opt.args, **opt.keywords)
     if callable(opt) or isinstance(opt, OptimWrapper): return opt
     if opt in FASTAI: return partial(FASTAI[opt], mom=mom, **kwargs)
-    if opt not in TORCH: raise unknown("optimiser", opt, OPTIMIZERS)
+    if opt not in TORCH: raise UnknownName("optimiser", opt, OPTIMIZERS)
     known = inspect.signature(TORCH[opt]).parameters
     given = {"momentum": mom, "betas": (mom, 0.999), "foreach": True} | (
         {"nesterov": mom > 0} if opt == "sgd" else {})

@@ -6,7 +6,7 @@
 """
 from dataclasses import asdict, dataclass, fields, replace
 
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 
 __all__ = ["Policy", "from_dict", "named", "none", "pad_crop", "pad_crop_flip", "pad_crop_flip_cutout"]
 
@@ -53,7 +53,7 @@ class Policy:
             for name in names:
                 if not fits(getattr(self, name)): raise self._wrong(name, allowed)
         modes = ("reflect", "constant")
-        if self.mode not in modes: raise unknown("padding mode", self.mode, modes)
+        if self.mode not in modes: raise UnknownName("padding mode", self.mode, modes)
 
     def _wrong(self, name: str, allowed: str) -> InputError:
         return InputError(f"policy {self.name}: {name}={getattr(self, name)!r}. Give {allowed}.")
@@ -66,7 +66,7 @@ class Policy:
         "The same policy with some values changed. Raises: InputError for an unknown field"
         known = [f.name for f in fields(self)]
         for name in changes:
-            if name not in known: raise unknown("policy field", name, known)
+            if name not in known: raise UnknownName("policy field", name, known)
         return replace(self, **changes)
 
     def as_dict(self) -> dict:
@@ -99,7 +99,7 @@ _NAMED = {f.__name__: f for f in (none, pad_crop, pad_crop_flip, pad_crop_flip_c
 
 def named(name: str) -> Policy:
     "The policy of that name with its defaults. Raises: InputError with the nearest names"
-    if name not in _NAMED: raise unknown("augmentation policy", name, _NAMED)
+    if name not in _NAMED: raise UnknownName("augmentation policy", name, _NAMED)
     return _NAMED[name]()
 
 

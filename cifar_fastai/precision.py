@@ -18,7 +18,7 @@ from fastai.torch_core import to_float
 from torch import nn
 
 from .callbacks import inside_fit
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 from .folders import cache_dir
 from .saving import save_atomically
 
@@ -37,7 +37,7 @@ class Precision(Callback):
     order = MixedPrecision.order
 
     def __init__(self, precision: str = "bf16"):
-        if precision not in PRECISIONS: raise unknown("precision", precision, PRECISIONS)
+        if precision not in PRECISIONS: raise UnknownName("precision", precision, PRECISIONS)
         self.precision, self.dtype, self.entered = precision, PRECISIONS[precision], []
 
     def context(self, device: torch.device) -> torch.autocast:
@@ -95,7 +95,7 @@ def choose_precision(
     """What `auto` means here: bf16 where it is faster, fp32 otherwise. A processor that lists its
     instructions decides by them, so that a run has the same bytes again; another by a probe, which is kept"""
     if precision != "auto":
-        if precision not in PRECISIONS: raise unknown("precision", precision, ["auto", *PRECISIONS])
+        if precision not in PRECISIONS: raise UnknownName("precision", precision, ["auto", *PRECISIONS])
         Precision(precision).context(device)
         return precision
     if device.type == "cuda":

@@ -19,7 +19,7 @@ from fasttransform import compose_tfms
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 from .figures import as_picture
 
 __all__ = ["VIEWS", "Predictions", "batch_of", "predict_once", "tta_probs", "clean_dl", "inputs_of",
@@ -89,7 +89,7 @@ def predict_once(
 ) -> Predictions:
     """One pass over `dl`.
     Raises: InputError for no pictures, not one label a picture, or outputs that are not finite."""
-    if views and views not in VIEWS: raise unknown("set of views", views, VIEWS)
+    if views and views not in VIEWS: raise UnknownName("set of views", views, VIEWS)
     if not len(dl): raise InputError("nothing to predict: no pictures are in this set. Give another.")
     act, rec = partial(_distribution, learn.loss_func, act), getattr(learn, "recorder", Callback())
     cb = _OnePass(views, act)

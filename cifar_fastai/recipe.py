@@ -13,7 +13,7 @@ from types import UnionType
 from typing import get_args
 
 from . import policy
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 from .lines import counted
 
 __all__ = ["Recipe"]
@@ -93,7 +93,7 @@ class Recipe:
         for name in ("clip_value", "clip_norm", "peak_epoch", "pct_start", "drop"): self._above_0(name)
         for name, choices in CHOICES.items():
             value = getattr(self, name)
-            if value not in choices: raise unknown(f"{name} of recipe {self.name}:", value, choices)
+            if value not in choices: raise UnknownName(f"{name} of recipe {self.name}:", value, choices)
         known = self.lr == "find" if isinstance(self.lr, str) else 0 < self.lr < 1e3
         if not known: raise self._wrong("lr", "a number above 0, or find")
         self._check_schedule()
@@ -142,7 +142,7 @@ class Recipe:
         data. Raises: InputError for an unknown field"""
         known = [f.name for f in fields(self)]
         for name in changes:
-            if name not in known: raise unknown("recipe field", name, known)
+            if name not in known: raise UnknownName("recipe field", name, known)
         if "bs" in changes: changes = {"min_steps": 0} | changes
         return replace(self, **changes)
 

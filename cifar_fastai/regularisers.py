@@ -7,7 +7,7 @@ from fastai.callback.core import Callback
 from fastai.callback.mixup import CutMix, MixUp
 from torch import nn
 
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 from .precision import Precision
 
 __all__ = ["ClipGradients", "L1Loss", "mixing"]
@@ -29,7 +29,7 @@ class L1Loss(Callback):
         factor: float,
         rule: str = "sum",        # "sum" or "scaled"
     ):
-        if rule not in ("sum", "scaled"): raise unknown("rule of the L1 penalty", rule, ["sum", "scaled"])
+        if rule not in ("sum", "scaled"): raise UnknownName("rule of the L1 penalty", rule, ["sum", "scaled"])
         self.factor, self.rule = factor, rule
 
     def after_loss(self):

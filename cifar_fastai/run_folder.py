@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import policy
 from .checkpoint import differences, versions
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 from .recipe import Recipe
 from .saving import TEMPORARY, sweep, write_json
 
@@ -118,7 +118,7 @@ def load_recipe(
                          "make. Run that module.")
     try:
         for name in fields:
-            if name not in known: raise unknown("recipe field", name, known)
+            if name not in known: raise UnknownName("recipe field", name, known)
         if isinstance(aug, dict): fields["aug"] = policy.from_dict(aug)
         return Recipe(**fields)
     except InputError as error: raise InputError(f"{path}: {error}") from error

@@ -16,7 +16,7 @@ from .augment import build_augmentation
 from .cam_callback import GradCAMCallback
 from .checkpoint import versions
 from .data import ImageData, load_data
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 from .failures import plain_failures
 from .finder import careful_rate, explain_rate, settled_rate
 from .gradcam import find_layers
@@ -106,7 +106,7 @@ def train(
 
 def _check_parts(recipe: Recipe) -> None:
     "What a recipe cannot know when it is made. Raises: InputError with the nearest names"
-    if recipe.model not in MODELS: raise unknown("model", recipe.model, MODELS)
+    if recipe.model not in MODELS: raise UnknownName("model", recipe.model, MODELS)
     optimizer(recipe.opt, recipe.mom)
     build_augmentation(recipe.aug, recipe.size)
 

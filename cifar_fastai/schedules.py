@@ -13,7 +13,7 @@ from collections.abc import Callable
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, combine_scheds
 
 from .callbacks import fitting
-from .errors import InputError, unknown
+from .errors import InputError, UnknownName
 from .holdout import refuse_test_set, validated
 
 __all__ = ["ANNEALS", "SCHEDULES", "Plateau", "Schedule", "constant", "create_schedule", "flat_cos",
@@ -47,7 +47,7 @@ def one_cycle(
     moms: tuple | None = None, # momentum at start, peak and end; None: as the optimiser has it
 ) -> Schedule:
     "Up to the peak and down again (Smith 2018). Raises: InputError for a peak outside of the fit"
-    if anneal not in ANNEALS: raise unknown("annealing", anneal, ANNEALS)
+    if anneal not in ANNEALS: raise UnknownName("annealing", anneal, ANNEALS)
     if peak_epoch is not None:
         if not 0 < peak_epoch < epochs:
             raise InputError(f"peak_epoch={peak_epoch} is not within {epochs} epochs. "
@@ -140,7 +140,7 @@ def create_schedule(
     **options,             # those that the schedule does not know, and those that are None, are left out
 ) -> Schedule:
     "A schedule by name. Raises: InputError for an unknown name or a value out of range"
-    if not callable(name) and name not in SCHEDULES: raise unknown("schedule", name, SCHEDULES)
+    if not callable(name) and name not in SCHEDULES: raise UnknownName("schedule", name, SCHEDULES)
     make = name if callable(name) else SCHEDULES[name]
     known = inspect.signature(make).parameters
     return make(lr, epochs, **{k: v for k, v in options.items() if v is not None and k in known})

@@ -16,7 +16,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 from cifar_fastai import cli
-from cifar_fastai.errors import InputError, unknown
+from cifar_fastai.errors import InputError, UnknownName
 from cifar_fastai.recipe import Recipe
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
         if argv[0] in ("-h", "--help"):
             print(__doc__.strip())
             return
-        if argv[0] not in COMMANDS: raise unknown("command of recipes", argv[0], COMMANDS)
+        if argv[0] not in COMMANDS: raise UnknownName("command of recipes", argv[0], COMMANDS)
         COMMANDS[argv[0]](argv[1:])
 
 
