@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         return import_module(f"benchmarks.{argv[0]}").main(argv[1:]) or 0
     if argv[:1] == ["chart"] or argv[:1] == ["document"]:
         return getattr(import_module("benchmarks.summary"), argv[0])(argv[1:])
-    from cifar_fastai.cli import report_errors
+    from cifar_fastai.errors import report_errors
     with report_errors(): return _run(argv)
 
 

@@ -159,7 +159,7 @@ def _last(folder: Path) -> bool: return (folder / "checkpoints" / f"epoch-{EPOCH
 
 
 def _sha256(path: Path) -> str:
-    from cifar_fastai.run_folder import sha256_of
+    from cifar_fastai.files import sha256_of
     return sha256_of(path) if path.exists() else "missing"
 
 
@@ -227,7 +227,7 @@ def _be_the_process(folder, flags, drawn, die_at, record) -> None:
 
 def _watched(save, die_at, seen: list):
     "`save`, which kills the process at a line the n-th time it comes to it, or takes note of the lines"
-    from cifar_fastai import checkpoint, saving
+    from cifar_fastai import checkpoint, files as saving
     names = {checkpoint.__file__: "checkpoint", saving.__file__: "saving"}
     line, left = die_at or (None, 0)
     def trace(frame, event, arg):
@@ -259,7 +259,7 @@ def _draw_little() -> None:
 
     from cifar_fastai import report
     from cifar_fastai.cam_callback import GradCAMCallback
-    from cifar_fastai.saving import save_atomically
+    from cifar_fastai.files import save_atomically
 
     def save(path, pixels):
         from io import BytesIO

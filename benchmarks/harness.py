@@ -97,8 +97,7 @@ def machine() -> dict:
     "What the figures hold for"
     import torch
 
-    from cifar_fastai.checkpoint import versions
-    from cifar_fastai.precision import machine_name
+    from cifar_fastai.machine import machine_name, versions
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"cpu": machine_name(), "cores": os.cpu_count(), "gpu": gpu, "system": platform.platform(),
             "versions": versions()}

@@ -22,9 +22,8 @@ import cv2
 import numpy as np
 
 from cifar_fastai import Cutout, Recipe, load_data, policy, train
-from cifar_fastai.cli import report_errors
-from cifar_fastai.errors import InputError, UnknownName
-from cifar_fastai.saving import write_json
+from cifar_fastai.errors import InputError, UnknownName, report_errors
+from cifar_fastai.files import write_json
 
 from .harness import machine
 

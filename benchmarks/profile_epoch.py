@@ -85,7 +85,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     import torch
 
-    from cifar_fastai.cli import report_errors
+    from cifar_fastai.errors import report_errors
 
     from .harness import machine, timed_by
     with report_errors(), timed_by(args.clock):

@@ -41,7 +41,8 @@ def check(
 
 def _files(folder: Path) -> Iterator[str]:
     "Against the manifest, which is written last"
-    from .run_folder import read_json, sealed_files, sha256_of
+    from .files import read_json, sha256_of
+    from .run_folder import sealed_files
     if not (folder / "manifest.json").exists():
         gone = [n for n in NEEDED if not (folder / n).exists()]
         yield "the run did not end: no manifest.json" + (f", nor {', '.join(gone)}" if gone else "") + \
@@ -68,7 +69,7 @@ def _files(folder: Path) -> Iterator[str]:
 
 
 def _leftovers(folder: Path) -> Iterator[str]:
-    from .saving import TEMPORARY
+    from .files import TEMPORARY
     for path in sorted(folder.rglob("*.tmp")):
         if TEMPORARY.fullmatch(path.name):
             yield f"{path.relative_to(folder)} was left by a save that was cut short"
@@ -84,7 +85,8 @@ def _checkpoints(folder: Path) -> Iterator[str]:
 
 
 def _recipe(folder: Path) -> Iterator[str]:
-    from .run_folder import load_recipe, read_json
+    from .files import read_json
+    from .run_folder import load_recipe
     recipe = load_recipe(folder / "recipe.json")
     if not (folder / "results.json").exists(): return
     results = read_json(folder / "results.json")
@@ -96,7 +98,7 @@ def _recipe(folder: Path) -> Iterator[str]:
 
 def _predictions(folder: Path) -> Iterator[str]:
     "The numbers of results.json, once more from predictions.csv"
-    from .run_folder import read_json
+    from .files import read_json
     if not (folder / "results.json").exists() or not (folder / "predictions.csv").exists(): return
     results, rows = read_json(folder / "results.json"), _rows(folder / "predictions.csv")
     try:
@@ -125,7 +127,8 @@ def _history(folder: Path) -> Iterator[str]:
 def _weights(folder: Path) -> Iterator[str]:
     "Finite, of the net that the results are about, and those of the last checkpoint"
     from .checkpoint import CheckpointStore, verified
-    from .run_folder import read_json, saved_recipe
+    from .files import read_json
+    from .run_folder import saved_recipe
     from .weights import read_tensors
     if not (folder / "weights.safetensors").exists(): return
     tensors, about = read_tensors(folder / "weights.safetensors")
@@ -149,7 +152,7 @@ def _rows(path: Path) -> list[dict]:
 
 
 def _other_versions(made: dict | None) -> Iterator[str]:
-    from .checkpoint import versions
+    from .machine import versions
     if not isinstance(made, dict): return
     for name, version in versions().items():
         if made.get(name) not in (None, version): yield f"made with {name} {made[name]}, here is {version}"
@@ -158,7 +161,7 @@ def _other_versions(made: dict | None) -> Iterator[str]:
 def main(argv: list[str] | None = None) -> int:
     "Print what is wrong with a run folder; the exit status"
     argv = sys.argv[1:] if argv is None else argv
-    from .cli import report_errors
+    from .errors import report_errors
     with report_errors():
         if len(argv) != 1 or argv[0].startswith("-"):
             print(__doc__.strip())

@@ -11,19 +11,18 @@ import hashlib
 import io
 import json
 import logging
-import platform
 import re
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from .errors import InputError
-from .saving import save_atomically, sweep, write_json
+from .files import save_atomically, sweep, write_json
+from .machine import versions
 
-__all__ = ["CheckpointError", "CheckpointStore", "differences", "plain", "verified", "versions"]
+__all__ = ["CheckpointError", "CheckpointStore", "differences", "plain", "verified"]
 
 log = logging.getLogger("cifar_fastai")
 MANIFEST_LIMIT = 1 << 20                                  # bytes; a real one has about a thousand
@@ -33,14 +32,6 @@ _NAME = re.compile(r"epoch-(\d{4,})(?:-batch-(\d{5,}))?")
 class CheckpointError(InputError):
     "There are checkpoints, and none can be used"
     exit_status = 1
-
-
-def versions() -> dict[str, str]:
-    "Versions of what decides the bytes of a run, without importing any of it"
-    found = {"python": platform.python_version()}
-    for name in ("cifar_fastai", "fastai", "torch", "numpy", "albumentations"):
-        with suppress(metadata.PackageNotFoundError): found[name] = metadata.version(name)
-    return found
 
 
 def plain(value, where: str = "state"):

@@ -9,10 +9,10 @@ from typing import Annotated
 
 from fastcore.script import anno_parser
 
-from .errors import InputError, UnknownName
+from .errors import InputError, UnknownName, report_errors
 from .recipe import Recipe
 
-__all__ = ["create_parser", "main", "parse", "report_errors"]
+__all__ = ["create_parser", "main", "parse"]
 
 
 _FOLDER = {"nargs": "?", "const": "newest", "metavar": "FOLDER"}
@@ -90,8 +90,7 @@ def main(
 
 def _summarise(recipe: Recipe, data: str | None) -> None:
     "The settings and the net of `recipe`, of a hundred classes for cifar100 and of ten for other data"
-    from .models import create_model
-    from .summary import model_summary
+    from .models import create_model, model_summary
     print(recipe.settings())
     net = create_model(recipe.model, 100 if data == "cifar100" else 10, norm=recipe.norm)
     print(model_summary(net, recipe.size))
@@ -158,22 +157,3 @@ def _begun_data(out, resume: bool) -> str | None:
     if not resume: return None
     from .run_folder import begun
     return begun(Path(out)).get("data")
-
-
-class report_errors:
-    "Turn an `InputError` into one line on stderr and its exit status; other errors keep their traceback"
-    def __init__(self, debug: bool = False): self.debug = debug
-    def __enter__(self): return self
-
-    def __exit__(self, kind, error, trace):
-        if self.debug or error is None: return False
-        if isinstance(error, InputError):
-            print(f"cifar_fastai: {error}", file=sys.stderr)
-            raise SystemExit(error.exit_status) from None
-        if isinstance(error, KeyboardInterrupt):
-            print("cifar_fastai: stopped by Ctrl-C", file=sys.stderr)
-            raise SystemExit(130) from None
-        if isinstance(error, BrokenPipeError):   # the reader of our output is gone: nobody left to tell
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(141) from None
-        return False

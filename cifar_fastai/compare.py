@@ -17,8 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .errors import InputError
 from .figures import new_figure, offscreen, save_figure, short, text
-from .run_folder import read_json
-from .saving import save_atomically
+from .files import read_json, save_atomically
 
 __all__ = ["Group", "SavedRun", "compare", "grouped", "read_runs", "table"]
 

@@ -18,7 +18,8 @@ from . import search
 from .archives import official_in, read_official
 from .content import content_keys, shared_pictures, split_off, statistics, stratified, without_doubles
 from .errors import InputError, UnknownName
-from .folders import digest, read_folder
+from .files import digest
+from .folders import read_folder
 from .pictures import read_picture
 from .trees import is_zip
 

@@ -1,7 +1,9 @@
 """The one kind of error a user is meant to see: what was wrong, what was found, what to do, in one line."""
+import os
+import sys
 from difflib import get_close_matches
 
-__all__ = ["InputError", "UnknownName"]
+__all__ = ["InputError", "UnknownName", "report_errors"]
 
 
 class InputError(ValueError):
@@ -30,3 +32,22 @@ class UnknownName(InputError):
         super().__init__(f"unknown {kind} {name!r}. {hint}")
 
     def __reduce__(self): return InputError, (self.message,)   # a worker process sends its text alone
+
+
+class report_errors:
+    "Turn an `InputError` into one line on stderr and its exit status; other errors keep their traceback"
+    def __init__(self, debug: bool = False): self.debug = debug
+    def __enter__(self): return self
+
+    def __exit__(self, kind, error, trace):
+        if self.debug or error is None: return False
+        if isinstance(error, InputError):
+            print(f"cifar_fastai: {error}", file=sys.stderr)
+            raise SystemExit(error.exit_status) from None
+        if isinstance(error, KeyboardInterrupt):
+            print("cifar_fastai: stopped by Ctrl-C", file=sys.stderr)
+            raise SystemExit(130) from None
+        if isinstance(error, BrokenPipeError):   # the reader of our output is gone: nobody left to tell
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(141) from None
+        return False

@@ -10,8 +10,8 @@ import torch
 
 from .checkpoint import CheckpointStore
 from .errors import InputError
+from .files import SaveError
 from .safety import Stopped
-from .saving import SaveError
 
 __all__ = ["OutOfMemory", "plain_failures"]
 

@@ -20,8 +20,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from .errors import InputError, UnknownName
+from .files import save_atomically
 from .fonts import drawable
-from .saving import save_atomically
 
 __all__ = ["BAD", "GOOD", "Tile", "add_colorbar", "as_picture", "new_figure", "offscreen", "overlay",
            "percent", "save_figure", "short", "show_grid", "show_message", "show_tiles", "text"]

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from .files import digest
 from .layouts import LAYOUT, arrange
+from .machine import cache_dir
 from .pictures import RULE, read_picture
 from .trees import open_tree
 
-__all__ = ["LAYOUT", "Folder", "cache_dir", "digest", "read_folder"]
+__all__ = ["Folder", "LAYOUT", "read_folder"]
 
 log = logging.getLogger("cifar_fastai")
 
@@ -65,24 +67,6 @@ def _decode(tree, names, size, mean_bytes):
 
 
 # ---------------------------------------------------------------- the cache of decoded pictures
-
-def cache_dir() -> Path | None:
-    """`$XDG_CACHE_HOME/cifar_fastai`, else `~/.cache/cifar_fastai`; None where there is no home folder.
-    A relative variable is ignored, as the XDG specification asks: it would be a folder in each place"""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base): base = os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "cifar_fastai" if os.path.isabs(base) else None
-
-
-def digest(
-    array: np.ndarray,   # C-contiguous
-) -> str:
-    "sha256 over the sha256 of each 16 MB of `array`, side by side on all cores"
-    flat = array.reshape(-1).view(np.uint8)
-    pieces = (flat[i:i + (1 << 24)] for i in range(0, len(flat), 1 << 24))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = pool.map(lambda p: hashlib.sha256(p).digest(), pieces)
-        return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _cache_file(root, size):

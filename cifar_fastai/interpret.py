@@ -21,9 +21,9 @@ from torch import Tensor
 
 from .charts import plot_bins, plot_matrix, plot_scores
 from .errors import InputError, UnknownName
+from .files import save_atomically
 from .gallery import Gallery, listed
 from .predict import clean_dl, inputs_of, predict_once
-from .saving import save_atomically
 from .scores import Calibration, calibration, confusion, per_class
 
 __all__ = ["ImageInterpretation"]

@@ -9,14 +9,9 @@ from contextlib import contextmanager, suppress
 from math import inf
 from pathlib import Path
 
-from .saving import SaveError
+from .files import SaveError
 
-__all__ = ["counted", "lines_to"]
-
-
-def counted(n: int, thing: str) -> str:
-    "1 epoch, 20 epochs, 10,000 pictures"
-    return f"{n:,} {thing}{'' if n == 1 else 's'}"
+__all__ = ["lines_to"]
 
 
 class _Shown(logging.StreamHandler):

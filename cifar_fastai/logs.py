@@ -16,7 +16,7 @@ from fastai.callback.core import Callback
 from fastai.learner import Recorder
 
 from .callbacks import epoch_row, fitting
-from .saving import save_atomically
+from .files import save_atomically
 
 __all__ = ["History", "TensorBoardLog"]
 

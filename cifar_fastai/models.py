@@ -4,6 +4,7 @@
     net(torch.randn(8, 3, 32, 32)).shape              # (8, 10); other sizes work too
 """
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from numbers import Integral
 
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from .errors import InputError, UnknownName
 
-__all__ = ["MODELS", "NORMS", "create_model", "custom_resnet", "layer_groups", "resnet18", "resnet34",
-           "resnet50", "resnet101"]
+__all__ = ["MODELS", "NORMS", "create_model", "custom_resnet", "layer_groups", "model_summary", "resnet101",
+           "resnet18", "resnet34", "resnet50", "unused_weights"]
 
 NORMS = {"bn": nn.BatchNorm2d, "gn": partial(nn.GroupNorm, 1)}   # GroupNorm(1, C): LayerNorm over (C, H, W)
 
@@ -176,3 +177,38 @@ def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
         groups = [list(part.parameters()) for part in parts.values()]
         if all(groups): return groups
     return [[p for p in model.parameters() if p.requires_grad]]
+
+COLUMNS = ("input_size", "output_size", "num_params", "params_percent", "kernel_size", "mult_adds")
+
+
+def model_summary(
+    model: nn.Module,
+    size: int = 32,      # side of the pictures, pixels
+    n_in: int = 3,       # their channels
+) -> str:
+    """Torchinfo's table for one picture (layer, input and output shape, parameters, their share, kernel,
+    multiply-adds), and a line that names the weights no output depends on. The model stays as it is."""
+    from torchinfo import summary
+    net = deepcopy(model).cpu().float()
+    with torch.random.fork_rng(devices=[]):
+        table = summary(net, input_size=(1, n_in, size, size), col_names=COLUMNS, depth=4, device="cpu",
+                        row_settings=("var_names",), verbose=0)
+    unused = unused_weights(net, size, n_in)
+    count = sum(dict(net.named_parameters())[name].numel() for name in unused)
+    last = f"Unused: {', '.join(unused)} ({count:,} weights)" if unused else "Unused: none"
+    return "\n".join(line.rstrip() for line in str(table).splitlines()) + f"\n{last}\n"
+
+
+def unused_weights(
+    model: nn.Module,
+    size: int = 32,      # side of the pictures, pixels
+    n_in: int = 3,       # their channels
+) -> list[str]:
+    "Names of the parameters that no output depends on"
+    net = deepcopy(model).cpu().float().eval()
+    for p in net.parameters(): p.requires_grad_(True)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        out = net(torch.randn(2, n_in, size, size))
+        names, params = zip(*net.named_parameters())
+        grads = torch.autograd.grad(out.sum(), params, allow_unused=True)
+    return [name for name, g in zip(names, grads) if g is None]

@@ -6,7 +6,6 @@
 import json
 import logging
 import os
-import platform
 import time
 from pathlib import Path
 from statistics import median
@@ -19,15 +18,13 @@ from torch import nn
 
 from .callbacks import inside_fit
 from .errors import InputError, UnknownName
-from .folders import cache_dir
-from .saving import save_atomically
+from .files import save_atomically
+from .machine import BF16_FLAGS, cache_dir, cpu_flags, machine_name
 
-__all__ = ["PRECISIONS", "Precision", "choose_precision", "machine_name", "probe"]
+__all__ = ["PRECISIONS", "Precision", "choose_precision", "probe"]
 
 log = logging.getLogger("cifar_fastai")
 
-CPU_INFO = Path("/proc/cpuinfo")
-BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}   # the last one is ARM's
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -142,24 +139,6 @@ def _step_seconds(net: nn.Module, x: torch.Tensor, dtype: torch.dtype | None) ->
         loss = net(x).float().square().mean()
     torch.autograd.grad(loss, list(net.parameters()))
     return time.perf_counter() - start
-
-
-def machine_name() -> str:
-    "The processor's own name, as /proc/cpuinfo gives it"
-    name = _cpu_info("model name") or platform.processor() or platform.machine()
-    return name + (" (bf16 instructions)" if cpu_flags() & BF16_FLAGS else "")
-
-
-def cpu_flags() -> set[str]:
-    "The instructions that the processor says it has, on Linux; empty where it does not say"
-    return set((_cpu_info("flags") or _cpu_info("Features")).split())
-
-
-def _cpu_info(field: str) -> str:
-    "The first value of a field of /proc/cpuinfo, or nothing"
-    lines = CPU_INFO.read_text(errors="replace").splitlines() if CPU_INFO.exists() else []
-    values = [line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field]
-    return values[0] if values else ""
 
 
 def _cache_file() -> Path:

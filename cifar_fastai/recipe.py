@@ -14,9 +14,8 @@ from typing import get_args
 
 from . import policy
 from .errors import InputError, UnknownName
-from .lines import counted
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "counted"]
 
 INF = float("inf")
 SCHEDULES = ("one_cycle", "flat_cos", "step", "plateau", "constant")   # of `schedules`, which imports fastai
@@ -202,3 +201,8 @@ def _plain_aug(aug):
     listed = list(aug) if isinstance(aug, (list, tuple)) else [aug]
     compose = aug if isinstance(aug, A.Compose) else A.Compose(listed)
     return json.loads(json.dumps(A.to_dict(compose), default=str))
+
+
+def counted(n: int, thing: str) -> str:
+    "1 epoch, 20 epochs, 10,000 pictures"
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"

@@ -4,7 +4,6 @@
     begin(folder, recipe, decided, resume=False)     # before training; `decided`: data, precision, device
     seal(folder)                                     # manifest.json, last
 """
-import hashlib
 import json
 import logging
 import time
@@ -13,16 +12,16 @@ from dataclasses import fields as dataclass_fields
 from pathlib import Path
 
 from . import policy
-from .checkpoint import differences, versions
+from .checkpoint import differences
 from .errors import InputError, UnknownName
+from .files import TEMPORARY, read_json, sha256_of, sweep, write_json
+from .machine import versions
 from .recipe import Recipe
-from .saving import TEMPORARY, sweep, write_json
 
 __all__ = ["begin", "begun", "choose_folder", "gone_unless_begun", "holds_run", "load_recipe", "newest_run",
-           "read_json", "saved_recipe", "seal", "sealed_files", "sha256_of", "training_fields"]
+           "saved_recipe", "seal", "sealed_files", "training_fields"]
 
 log = logging.getLogger("cifar_fastai")
-LIMIT = 1 << 24                                           # bytes of a JSON file; a real one has thousands
 NOT_TRAINING = ("name", "cam", "cam_every", "gallery", "tta", "min_steps")   # do not change the weights
 OWN = {"recipe.json", "log.txt", ".lock", "checkpoints"}  # one of these makes a folder a run's
 UNSEALED = {"manifest.json", "log.txt", ".lock"}          # and `checkpoints`, which have manifests
@@ -127,20 +126,6 @@ def load_recipe(
                          "Give fields of a recipe, as the recipe.json of a run has them.") from error
 
 
-def read_json(path: str | Path) -> dict:
-    "The JSON object in `path`. Raises: InputError for anything else"
-    try:
-        with open(path, "rb") as file: text = file.read(LIMIT + 1)
-        if len(text) > LIMIT: raise ValueError(f"more than {LIMIT:,} bytes")
-        value = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path} cannot be read as JSON ({why}). Mend it, or start a new run.") from error
-    if isinstance(value, dict): return value
-    raise InputError(f"{path} holds a {type(value).__name__}, no JSON object. "
-                     "Mend it, or start a new run.")
-
-
 def sealed_files(folder: Path) -> list[Path]:
     "What a manifest lists: every file of the run but the log and the checkpoints, sorted"
     files = (p for p in Path(folder).rglob("*") if p.is_file() and not TEMPORARY.fullmatch(p.name))
@@ -153,8 +138,3 @@ def seal(folder: Path) -> None:
     files = {p.relative_to(folder).as_posix(): {"sha256": sha256_of(p), "bytes": p.stat().st_size}
              for p in sealed_files(folder)}
     write_json(folder / "manifest.json", {"files": files, "versions": versions()})
-
-
-def sha256_of(path: Path) -> str:
-    "Of a file, in hexadecimal"
-    with open(path, "rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,29 +14,27 @@ import torch
 
 from .augment import build_augmentation
 from .cam_callback import GradCAMCallback
-from .checkpoint import versions
 from .data import ImageData, load_data
 from .errors import InputError, UnknownName
 from .failures import plain_failures
+from .files import read_json, save_atomically, write_json
 from .finder import careful_rate, explain_rate, settled_rate
 from .gradcam import find_layers
 from .ingredients import callbacks_of, peak_factor, regularisers_of, suggestions_of
 from .interpret import ImageInterpretation
 from .learner import ImageLearner, cifar_learner
-from .lines import counted, lines_to
+from .lines import lines_to
 from .loaders import cifar_dataloaders, subsets, usable_device
 from .lock import RunLock
 from .logs import History, TensorBoardLog
-from .models import MODELS
+from .machine import describe_device, versions
+from .models import MODELS, model_summary
 from .optimizers import optimizer
-from .precision import machine_name
-from .recipe import Recipe
+from .recipe import Recipe, counted
 from .report import FoundRate, numbers, write_data, write_interpretation, write_predictions, write_training
 from .resume import Checkpoint
-from .run_folder import begin, begun, choose_folder, gone_unless_begun, read_json, seal, training_fields
+from .run_folder import begin, begun, choose_folder, gone_unless_begun, seal, training_fields
 from .safety import StopOnNonFinite, StopOnSignal
-from .saving import save_atomically, write_json
-from .summary import model_summary
 from .weights import About, save_weights
 
 __all__ = ["Run", "train"]
@@ -116,7 +114,7 @@ def _decided(data, learn) -> dict:
     given = not isinstance(data, ImageData)
     named = str(Path(data).resolve() if Path(data).exists() else data) if given else None
     return {"data": named, "data_fingerprint": learn.dls.data.fingerprint, "precision": learn.precision_name,
-            "device": _describe(learn.dls.device)}
+            "device": describe_device(learn.dls.device)}
 
 
 def _load(recipe: Recipe, data, unverified: bool, split: float | None) -> ImageData:
@@ -143,7 +141,7 @@ def _prepare(recipe: Recipe, asked: Recipe, kept: ImageData, workers, device, be
     if recipe.size != asked.size: log.info("            size %d, as the data has it", recipe.size)
     for line in recipe.settings(96).splitlines(): log.info("            %s", line)
     log.info("data        %s, mean %s, std %s", repr(kept)[10:-1], _rounded(kept.mean), _rounded(kept.std))
-    log.info("device      %s, %d loader workers", _describe(dls.device), dls.train.fake_l.num_workers)
+    log.info("device      %s, %d loader workers", describe_device(dls.device), dls.train.fake_l.num_workers)
     learn = cifar_learner(dls, recipe.model, norm=recipe.norm, opt=recipe.opt, mom=recipe.mom, wd=recipe.wd,
                           wd_norm_bias=recipe.wd_norm_bias, smoothing=recipe.smoothing, loss_func=recipe.loss,
                           precision=before.get("precision", recipe.precision), seed=recipe.seed)
@@ -166,12 +164,6 @@ def _batch_size(recipe: Recipe, n: int) -> int:
 
 
 def _rounded(values) -> str: return "(" + ", ".join(f"{v:.4f}".lstrip("0") for v in values) + ")"
-
-
-def _describe(device: torch.device) -> str:
-    if device.type == "cuda": return f"{device} ({torch.cuda.get_device_name(device)})"
-    if device.type != "cpu": return str(device)
-    return f"{device} ({machine_name()}, {torch.get_num_threads()} threads)"
 
 
 def _rate(recipe: Recipe, learn: ImageLearner, folder: Path, resume: bool) -> FoundRate:
@@ -237,7 +229,7 @@ def _results(recipe, learn, found, interp) -> dict:
             "judged_on": "test set", "valid": recipe.valid,
             "parameters": sum(p.numel() for p in learn.model.parameters()), "data": data.source,
             "data_fingerprint": data.fingerprint, "training_pictures": len(dls.train.dataset),
-            "device": _describe(dls.device), "precision": learn.precision_name,
+            "device": describe_device(dls.device), "precision": learn.precision_name,
             "workers": dls.train.fake_l.num_workers, "versions": versions(),
             **({"epoch_of_best": learn.epoch_of_best} if recipe.keep == "best" else {})}
 

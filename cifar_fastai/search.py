@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .archives import KINDS, official_in
 from .errors import InputError
-from .folders import cache_dir
+from .machine import cache_dir
 
 __all__ = ["already_here", "fetch", "places"]
 

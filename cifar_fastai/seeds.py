@@ -8,10 +8,10 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from .errors import InputError
+from .files import write_json
 from .lines import lines_to
 from .recipe import Recipe
 from .runs import train
-from .saving import write_json
 
 __all__ = ["summary", "train_seeds"]
 

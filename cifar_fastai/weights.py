@@ -11,8 +11,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from .errors import InputError
+from .files import save_atomically
 from .models import create_model
-from .saving import save_atomically
 
 __all__ = ["About", "load_weights", "read_tensors", "save_weights"]
 

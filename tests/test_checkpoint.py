@@ -168,7 +168,7 @@ def test_an_unfinished_save_is_swept_away_and_a_living_ones_file_is_not(store):
 
 KILL_AT_EACH_LINE = textwrap.dedent("""
     import os, signal, sys, torch
-    from cifar_fastai import checkpoint, saving
+    from cifar_fastai import checkpoint, files as saving
     from cifar_fastai.checkpoint import CheckpointStore
     torch.set_num_threads(1)
     state = lambda epoch: {"weight": torch.full((64,), float(epoch)), "done": epoch}

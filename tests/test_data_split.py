@@ -11,8 +11,8 @@ from cifar_fastai import folders
 from cifar_fastai.content import split_off, statistics
 from cifar_fastai.data import load_data
 from cifar_fastai.errors import InputError
-from cifar_fastai.folders import cache_dir
 from cifar_fastai.loaders import cifar_dataloaders
+from cifar_fastai.machine import cache_dir
 from cifar_fastai.runs import train
 
 pytestmark = pytest.mark.usefixtures("alone")

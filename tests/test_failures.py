@@ -9,8 +9,8 @@ import torch
 from cifar_fastai.checkpoint import CheckpointStore
 from cifar_fastai.errors import InputError
 from cifar_fastai.failures import OutOfMemory, plain_failures
+from cifar_fastai.files import SaveError
 from cifar_fastai.safety import Stopped
-from cifar_fastai.saving import SaveError
 
 
 def said(folder, error):

@@ -20,7 +20,7 @@ from cifar_fastai import archives, batches, folders, search
 from cifar_fastai.archives import read_official
 from cifar_fastai.data import load_data, shared_pictures
 from cifar_fastai.errors import InputError
-from cifar_fastai.folders import cache_dir
+from cifar_fastai.machine import cache_dir
 from cifar_fastai.pictures import read_picture
 
 pytestmark = [pytest.mark.usefixtures("alone"), pytest.mark.no_rounding]

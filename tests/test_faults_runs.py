@@ -15,7 +15,7 @@ from made import picture_folder
 from process import at, hashes, leftovers, recipe, run, send, small_net, start, whole
 
 from benchmarks import faults
-from cifar_fastai import check, finder, models, report, runs, saving
+from cifar_fastai import check, files as saving, finder, models, report, runs
 from cifar_fastai.checkpoint import CheckpointStore
 from cifar_fastai.learner import ImageLearner
 from cifar_fastai.resume import Checkpoint

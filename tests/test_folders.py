@@ -8,7 +8,9 @@ from made import picture_folder, some_pixels
 from PIL import Image
 
 from cifar_fastai import folders, pictures, precision
-from cifar_fastai.folders import cache_dir, digest, read_folder
+from cifar_fastai.files import digest
+from cifar_fastai.folders import read_folder
+from cifar_fastai.machine import cache_dir
 from cifar_fastai.pictures import read_picture
 
 

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from cifar_fastai.lines import counted, lines_to
+from cifar_fastai.lines import lines_to
+from cifar_fastai.recipe import counted
 
 log = logging.getLogger("cifar_fastai")
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from cifar_fastai import precision
 from cifar_fastai.errors import InputError
-from cifar_fastai.precision import Precision, choose_precision, machine_name, probe
+from cifar_fastai.machine import machine_name
+from cifar_fastai.precision import Precision, choose_precision, probe
 
 CPU = torch.device("cpu")
 
@@ -109,7 +110,7 @@ def test_an_unknown_precision_is_answered_with_the_nearest():
 def test_a_processor_that_lists_its_instructions_decides_and_nothing_is_measured(
         line, best, says, tmp_path, monkeypatch, caplog):
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: Some CPU\n{line}\n")
-    monkeypatch.setattr(precision, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("cifar_fastai.machine.CPU_INFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(precision, "probe", lambda device: pytest.fail("measured"))
     with caplog.at_level("INFO", "cifar_fastai"): assert choose_precision("auto", CPU) == best
     assert says in caplog.text
@@ -121,7 +122,7 @@ def test_a_processor_that_lists_its_instructions_decides_and_nothing_is_measured
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(precision, "CPU_INFO", tmp_path / "none")     # a processor that does not say
+    monkeypatch.setattr("cifar_fastai.machine.CPU_INFO", tmp_path / "none")   # a processor that does not say
     return tmp_path / "cifar_fastai" / "precision.json"
 
 

@@ -12,10 +12,10 @@ from fastai.learner import Callback
 from fits import EPOCHS, OPTIMISERS, KillAt, Killed, end_of, fit, scramble, tiny
 from torch import nn
 
-from cifar_fastai import saving
+from cifar_fastai import files as saving
 from cifar_fastai.errors import InputError
+from cifar_fastai.files import SaveError
 from cifar_fastai.resume import Checkpoint
-from cifar_fastai.saving import SaveError
 
 pytestmark = pytest.mark.no_rounding
 

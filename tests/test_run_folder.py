@@ -7,6 +7,7 @@ import pytest
 
 from cifar_fastai import Recipe, policy
 from cifar_fastai.errors import InputError
+from cifar_fastai.files import read_json
 from cifar_fastai.run_folder import (
     begin,
     begun,
@@ -15,7 +16,6 @@ from cifar_fastai.run_folder import (
     holds_run,
     load_recipe,
     newest_run,
-    read_json,
     seal,
     sealed_files,
     training_fields,

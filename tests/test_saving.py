@@ -7,8 +7,8 @@ import os
 import pytest
 from made import names
 
-from cifar_fastai import saving
-from cifar_fastai.saving import SaveError, save_atomically, write_json
+from cifar_fastai import files as saving
+from cifar_fastai.files import SaveError, save_atomically, write_json
 
 
 def test_a_file_is_replaced_and_its_sha256_returned(tmp_path):

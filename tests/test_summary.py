@@ -3,8 +3,7 @@ import torch
 from tiny import tiny_net
 from torch import nn
 
-from cifar_fastai.models import custom_resnet
-from cifar_fastai.summary import model_summary, unused_weights
+from cifar_fastai.models import custom_resnet, model_summary, unused_weights
 
 
 def test_the_summary_names_layers_shapes_parameters_kernels_shares_and_work():
