@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cifar_fastai import ImageInterpretation, cifar_dataloaders, cifar_learner
-from cifar_fastai.data import ImageData
+from cifar_fastai.data.image_data import ImageData
 from cifar_fastai.figures import Tile, add_colorbar, offscreen, overlay, save_figure, show_tiles
 from cifar_fastai.gradcam import METHODS, GradCAM
 

@@ -18,7 +18,7 @@ def helped():
 
 def run(rounds: int = 5) -> list[Row]:
     help_seconds = median(alternate({"help": helped}, rounds)["help"])
-    from cifar_fastai.data import load_data
+    from cifar_fastai.data.sources import load_data
     firsts, seconds = [], []
     before = os.environ.get("XDG_CACHE_HOME")
     with tempfile.TemporaryDirectory() as tmp:

@@ -82,7 +82,7 @@ def undisturbed():
 @pytest.fixture(scope="session")
 def digits():
     "scikit-learn's digits, 16×16"
-    from cifar_fastai.data import load_data
+    from cifar_fastai.data.sources import load_data
     return load_data("digits", size=16)
 
 

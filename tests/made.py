@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_fastai import search
-from cifar_fastai.data import ImageData
+from cifar_fastai.data import search
+from cifar_fastai.data.image_data import ImageData
 
 
 @pytest.fixture

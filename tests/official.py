@@ -5,7 +5,7 @@ import tarfile
 
 import numpy as np
 
-from cifar_fastai.archives import KINDS
+from cifar_fastai.data.archives import KINDS
 
 PY10, BIN10, PY100, BIN100 = KINDS
 NAMES10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from official import BIN10, BIN100, NAMES10, PY10, PY100, members_of, pickled, rows_of, tar, unpacked
 
-from cifar_fastai import archives
-from cifar_fastai.archives import KINDS, official_in, read_official
+from cifar_fastai.data import archives
+from cifar_fastai.data.archives import KINDS, official_in, read_official
 from cifar_fastai.errors import InputError
 
 SMALL = Path(__file__).parents[2] / "shared/data/cifar-10-python-first1000.tar.xz"

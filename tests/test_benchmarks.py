@@ -12,7 +12,7 @@ from benchmarks import gpu, harness, loader, predecessors, profile_epoch, scale,
 from benchmarks.harness import Row, alternate, ratio, table
 from benchmarks.pictures import coloured, write_folder
 from benchmarks.summary import Results
-from cifar_fastai.data import load_data
+from cifar_fastai.data.sources import load_data
 from cifar_fastai.errors import InputError
 
 ROOT = Path(__file__).parents[1]

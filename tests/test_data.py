@@ -12,8 +12,8 @@ from made import alone, pictures, shuffled, some_data  # noqa: F401  alone is a 
 from official import NAMES10, PY10, members_of, rows_of, tar
 from PIL import Image
 
-from cifar_fastai import search
-from cifar_fastai.data import content_keys, load_data, shared_pictures, statistics
+from cifar_fastai.data import search
+from cifar_fastai.data.sources import content_keys, load_data, shared_pictures, statistics
 from cifar_fastai.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("alone")

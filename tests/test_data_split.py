@@ -7,9 +7,9 @@ import pytest
 import tiny
 from made import alone, picture_folder, pictures, some_data  # noqa: F401  alone is a fixture
 
-from cifar_fastai import folders
-from cifar_fastai.content import split_off, statistics
-from cifar_fastai.data import load_data
+from cifar_fastai.data import folders
+from cifar_fastai.data.image_data import split_off, statistics
+from cifar_fastai.data.sources import load_data
 from cifar_fastai.errors import InputError
 from cifar_fastai.loaders import cifar_dataloaders
 from cifar_fastai.machine import cache_dir

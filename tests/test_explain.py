@@ -9,7 +9,7 @@ from stock import MEAN, STD, items, stock_learner
 from tiny import CLASSES
 from torch import nn
 
-from cifar_fastai.data import ImageData
+from cifar_fastai.data.image_data import ImageData
 from cifar_fastai.errors import InputError
 from cifar_fastai.explain import choose, gradcam_of
 from cifar_fastai.faithfulness import compare

@@ -23,7 +23,7 @@ from cifar_fastai.weights import load_weights, read_tensors
 
 pytestmark = pytest.mark.no_rounding
 ROOT = Path(__file__).parents[1]
-PACKAGE = sorted((ROOT / "cifar_fastai").glob("*.py"))
+PACKAGE = sorted((ROOT / "cifar_fastai").rglob("*.py"))
 
 
 # ---------------------------------------------------------------- every fault has its test

@@ -86,7 +86,7 @@ def test_predict_gives_for_every_form_what_the_validation_set_gives(learn, learn
 
 
 def test_a_larger_picture_is_predicted_by_the_rule_of_training(learn):
-    from cifar_fastai.data import read_picture
+    from cifar_fastai.data.sources import read_picture
     big = np.random.default_rng(0).integers(0, 256, (50, 70, 4), np.uint8)
     small = read_picture(big, size=16)
     assert torch.equal(learn.predict(big)[2], learn.predict(small)[2])

@@ -6,8 +6,8 @@ import pytest
 from made import file_of, some_pixels
 from PIL import Image
 
+from cifar_fastai.data.pictures import read_picture
 from cifar_fastai.errors import InputError
-from cifar_fastai.pictures import read_picture
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny import recipe as all_of_it, tiny_net, write_folder
 
 from cifar_fastai import runs
-from cifar_fastai.data import load_data
+from cifar_fastai.data.sources import load_data
 from cifar_fastai.errors import InputError
 from cifar_fastai.machine import versions
 from cifar_fastai.runs import train

@@ -8,8 +8,8 @@ import pytest
 from made import alone, pictures, shuffled, some_data  # noqa: F401  alone is a fixture
 from official import NAMES10, PY10, PY100, members_of, tar, unpacked
 
-from cifar_fastai import archives, search
-from cifar_fastai.data import load_data
+from cifar_fastai.data import archives, search
+from cifar_fastai.data.sources import load_data
 from cifar_fastai.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("alone")

@@ -12,11 +12,11 @@ import pytest
 from made import alone, file_of, some_pixels  # noqa: F401  alone is a fixture
 from PIL import Image
 
-from cifar_fastai import folders
-from cifar_fastai.content import content_keys
-from cifar_fastai.data import load_data
+from cifar_fastai.data import folders
+from cifar_fastai.data.image_data import content_keys
+from cifar_fastai.data.label_tables import labels_in
+from cifar_fastai.data.sources import load_data
 from cifar_fastai.errors import InputError
-from cifar_fastai.label_tables import labels_in
 
 pytestmark = [pytest.mark.usefixtures("alone"),
               pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")]

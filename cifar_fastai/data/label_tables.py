@@ -5,8 +5,8 @@
 import csv
 import os
 
-from .batches import one_line
-from .errors import InputError
+from ..errors import InputError
+from .archive_members import one_line
 
 __all__ = ["TABLES", "labels_in"]
 

@@ -8,7 +8,7 @@ import pickletools
 
 import numpy as np
 
-from .errors import InputError
+from ..errors import InputError
 
 __all__ = ["binary_rows", "class_names", "one_line", "python_rows"]
 

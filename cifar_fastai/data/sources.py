@@ -4,109 +4,35 @@
     data.x_train.shape, data.classes         # (1437, 32, 32, 3), ('0', '1', …)
     small = data.limit(500, seed=0)          # stratified, the same pictures whatever the order of the files
     train, held = data.holdout(200, seed=0)  # indices into x_train"""
-import hashlib
-import json
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from ..errors import InputError, UnknownName
 from . import search
 from .archives import official_in, read_official
-from .content import content_keys, shared_pictures, split_off, statistics, stratified, without_doubles
-from .errors import InputError, UnknownName
-from .files import digest
 from .folders import read_folder
+from .image_data import (
+    ImageData,
+    content_keys,
+    describe_arrays,
+    described_fields,
+    shared_pictures,
+    split_off,
+    statistics,
+)
 from .pictures import read_picture
 from .trees import is_zip
 
-__all__ = ["ImageData", "load_data", "read_picture", "statistics", "content_keys", "shared_pictures"]
+__all__ = ["content_keys", "load_data", "read_picture", "shared_pictures", "statistics"]
 
 log = logging.getLogger("cifar_fastai")
 NAMES = ("cifar10", "cifar100", "digits")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class ImageData:
-    "Pictures and labels of a training and a test set, checked. Compare two by `fingerprint`"
-    x_train: np.ndarray      # (N,S,S,3) uint8, perhaps memory-mapped and read-only
-    y_train: np.ndarray      # (N,) int64, indices into `classes`
-    x_test: np.ndarray
-    y_test: np.ndarray
-    classes: tuple           # names, by label
-    source: str              # what a person calls it
-    fingerprint: str         # sha256 over pictures, labels, class names and size
-    mean: tuple              # of the training pictures, R G B, each in 0…1
-    std: tuple               # population standard deviation, as above; 1 for a channel that never changes
-    files_train: Sequence | None = None   # names, for messages
-    files_test: Sequence | None = None
-
-    def __post_init__(self):
-        top = len(self.classes) - 1
-        for what, x, y in (("training", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
-            if x.dtype != np.uint8 or x.shape != (len(x), self.size, self.size, 3):
-                raise InputError(f"{what} pictures are {x.dtype} {x.shape}, expected uint8 (N,S,S,3).")
-            if len(x) != len(y) or not len(x):
-                raise InputError(f"{len(x)} {what} pictures have {len(y)} labels. Give each its own.")
-            if y.min() < 0 or y.max() > top:
-                raise InputError(f"{what} labels go from {y.min()} to {y.max()}, expected 0 to {top}.")
-        object.__setattr__(self, "std", tuple(s or 1.0 for s in self.std))   # 0/0 would be NaN: this gives 0
-        for name in ("x_train", "y_train", "x_test", "y_test"):   # read-only, as from a memory-mapped cache
-            view = getattr(self, name).view()
-            view.flags.writeable = False
-            object.__setattr__(self, name, view)
-
-    @property
-    def size(self) -> int: return self.x_train.shape[1]
-
-    def __repr__(self):
-        return (f"ImageData({self.source}: {len(self.x_train):,} training and {len(self.x_test):,} test "
-                f"pictures of {self.size}×{self.size}, {len(self.classes)} classes)")
-
-    def limit(
-        self,
-        n: int,          # at most so many training pictures
-        seed: int = 0,   # which ones
-    ) -> "ImageData":
-        "The same data with `n` training pictures, stratified and chosen by content; the test set as it is"
-        if n >= len(self.x_train): return self
-        if n < len(self.classes):
-            raise InputError(f"limit {n} is below the {len(self.classes)} classes. Give one a class or more.")
-        idx = stratified(content_keys(self.x_train, seed), self.y_train, n)
-        x, y = np.ascontiguousarray(self.x_train[idx]), self.y_train[idx]
-        about = _describe(x, y, self.x_test, self.y_test, self.classes)
-        files = self.files_train and [self.files_train[i] for i in idx]
-        return replace(self, x_train=x, y_train=y, files_train=files, **_fields(about))
-
-    def holdout(
-        self,
-        n: int = 5000,   # so many training pictures are held out, but never more than 20 % of them
-        seed: int = 0,   # which ones
-    ) -> tuple:          # (train_idx, holdout_idx) into x_train, int64
-        "A stratified split of the training pictures by seed and content. One that has a twin is not held out"
-        most = len(self.x_train) // 5
-        n = min(n, most)
-        if n < 1: raise InputError(f"holdout of {n} pictures, expected 1 to {most}. Hold out others.")
-        keys = content_keys(self.x_train, seed)
-        rest, held = without_doubles(stratified(keys, self.y_train, n), keys)
-        if not len(held): raise InputError("every picture to hold out is there twice. Remove the doubles.")
-        return rest, held
-
-
 # ---------------------------------------------------------------- describing pictures
-
-def _describe(x_train, y_train, x_test, y_test, classes):
-    parts = [classes, x_train.shape, x_test.shape, *map(digest, (x_train, y_train, x_test, y_test))]
-    mean, std = statistics(x_train)
-    return {"fingerprint": hashlib.sha256(json.dumps(parts).encode()).hexdigest(), "mean": mean, "std": std,
-            "shared": len(shared_pictures(x_train, x_test))}
-
-
-def _fields(about):
-    return {"fingerprint": about["fingerprint"], "mean": tuple(about["mean"]), "std": tuple(about["std"])}
 
 
 # ---------------------------------------------------------------- sources
@@ -138,8 +64,9 @@ def _has_its_own(source):
 
 
 def _build(arrays, classes, source, files=(None, None), about=None):
-    about = about or _describe(*arrays, classes)
-    data = ImageData(*arrays, classes, source, **_fields(about), files_train=files[0], files_test=files[1])
+    about = about or describe_arrays(*arrays, classes)
+    data = ImageData(*arrays, classes, source, **described_fields(about),
+                     files_train=files[0], files_test=files[1])
     log.debug("%s", data)
     if 0 in about["std"]:
         log.warning("a colour channel of %s has one value in all training pictures: nets see 0 there", source)
@@ -183,7 +110,7 @@ def _from_path(path, size, unverified, name="", split=None, seed=0):
 
 def _from_folder(path, size, name, split, seed):
     "A folder of pictures, or a .zip of one; what has no test set is split"
-    f = read_folder(path, size, _describe)
+    f = read_folder(path, size, describe_arrays)
     if name and len(f.classes) != int(name.removeprefix("cifar")):
         raise InputError(f"{path} has {len(f.classes)} classes, which is not {name}. Check the path.")
     if not len(f.x_test): f = _split_off(f, path, .2 if split is None else split, seed)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import digest
+from ..files import digest
+from ..machine import cache_dir
 from .layouts import LAYOUT, arrange
-from .machine import cache_dir
 from .pictures import RULE, read_picture
 from .trees import open_tree
 

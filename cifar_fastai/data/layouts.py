@@ -8,8 +8,8 @@ import re
 import unicodedata
 from collections import namedtuple
 
-from .batches import one_line
-from .errors import InputError
+from ..errors import InputError
+from .archive_members import one_line
 from .label_tables import TABLES, labels_in
 from .trees import is_picture, is_unread
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .errors import InputError
+from ..errors import InputError
 
 __all__ = ["RULE", "SUFFIXES", "read_picture"]
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .batches import binary_rows, class_names, one_line, python_rows
-from .errors import InputError
+from ..errors import InputError
+from .archive_members import binary_rows, class_names, one_line, python_rows
 
 __all__ = ["KINDS", "Kind", "Official", "official_in", "read_official"]
 

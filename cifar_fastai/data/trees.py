@@ -8,8 +8,8 @@ import stat
 import zipfile
 from pathlib import Path
 
-from .batches import one_line
-from .errors import InputError
+from ..errors import InputError
+from .archive_members import one_line
 from .pictures import SUFFIXES
 
 __all__ = ["is_picture", "is_unread", "is_zip", "open_tree"]

@@ -1,10 +1,10 @@
 """Where CIFAR lies on this machine, or how it gets here.
 
 Order: the `CIFAR10_DIR` (`CIFAR100_DIR`) variable; then, in each of ./, ./data, ~/data, the cache folder
-(`folders.cache_dir`), $TORCH_HOME or ~/.cache/torch and its datasets/, and fastai's data and archive folders
-($FASTAI_HOME or ~/.fastai, as its config.ini says): the official archives, packed or unpacked, and for
-CIFAR-10 a whole folder cifar10/train/<class>/*, cifar10/test/<class>/*; then the official archive, which
-torchvision downloads."""
+(`machine.cache_dir`), $TORCH_HOME or ~/.cache/torch and its datasets/, and fastai's data and archive
+folders ($FASTAI_HOME or ~/.fastai, as its config.ini says): the official archives, packed or unpacked,
+and for CIFAR-10 a whole folder cifar10/train/<class>/*, cifar10/test/<class>/*; then the official
+archive, which torchvision downloads."""
 import configparser
 import logging
 import os
@@ -14,9 +14,9 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..errors import InputError
+from ..machine import cache_dir
 from .archives import KINDS, official_in
-from .errors import InputError
-from .machine import cache_dir
 
 __all__ = ["already_here", "fetch", "places"]
 
@@ -65,7 +65,7 @@ def _is_whole(folder):
 
 def fetch(
     name: str,     # "cifar10" or "cifar100"
-) -> Path:         # the archive, its MD5 checked, in `folders.cache_dir`
+) -> Path:         # the archive, its MD5 checked, in `data.folders.cache_dir`
     "Download the official archive by torchvision. Raises `InputError` within 10 s where there is no network"
     kind, folder = next(k for k in KINDS if k.name == name), cache_dir()
     if folder is None: raise InputError("there is no home folder to keep it in (set XDG_CACHE_HOME)")
