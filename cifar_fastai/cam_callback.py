@@ -17,10 +17,10 @@ from torch import Tensor
 from .callbacks import fitting, inside_fit
 from .errors import InputError, UnknownName
 from .explain import choose, class_names, target_of
-from .figures import BAD, GOOD, new_figure, offscreen, overlay, save_figure, short, show_message, text
 from .gallery import default_layer
 from .gradcam import METHODS, GradCAM, heatmap
 from .gradcam_checks import NotFinite
+from .plots import BAD, GOOD, new_figure, offscreen, overlay, save_figure, short, show_message, text
 
 __all__ = ["GradCAMCallback"]
 

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .errors import InputError
-from .figures import new_figure, offscreen, save_figure, short, text
 from .files import read_json, save_atomically
+from .plots import new_figure, offscreen, save_figure, short, text
 
 __all__ = ["Group", "SavedRun", "compare", "grouped", "read_runs", "table"]
 

@@ -135,7 +135,7 @@ def _judged(recorder, num_it: int, least: int):
 
 
 def _plot(learn, rates: dict, mode: str, on: str):
-    from .charts import plot_lr_find
+    from .plots import plot_lr_find
     losses = [float(v) for v in learn.recorder.losses]
     return plot_lr_find(learn.recorder.lrs, losses, rates, mode=mode, on=on)
 

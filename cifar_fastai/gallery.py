@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from .errors import InputError, UnknownName
 from .faithfulness import compare
-from .figures import BAD, GOOD, Tile, add_colorbar, overlay, percent, short, show_message, show_tiles
 from .gradcam import GradCAM, find_layers
+from .plots import BAD, GOOD, Tile, add_colorbar, overlay, percent, short, show_message, show_tiles
 from .predict import decode_pictures, inputs_of
 
 __all__ = ["Gallery", "default_layer", "likely", "listed"]

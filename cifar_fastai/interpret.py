@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from sklearn.metrics import classification_report
 from torch import Tensor
 
-from .charts import plot_bins, plot_matrix, plot_scores
 from .errors import InputError, UnknownName
 from .files import save_atomically
 from .gallery import Gallery, listed
+from .plots import plot_bins, plot_matrix, plot_scores
 from .predict import clean_dl, inputs_of, predict_once
 from .scores import Calibration, calibration, confusion, per_class
 

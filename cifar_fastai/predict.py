@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import InputError, UnknownName
-from .figures import as_picture
+from .plots import as_picture
 
 __all__ = ["VIEWS", "Predictions", "batch_of", "predict_once", "tta_probs", "clean_dl", "inputs_of",
            "decode_pictures"]

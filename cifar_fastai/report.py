@@ -14,9 +14,18 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from .charts import plot_curves, plot_lr_find, plot_lr_schedule
-from .figures import Tile, offscreen, save_figure, short, show_grid, show_tiles
 from .interpret import ImageInterpretation
+from .plots import (
+    Tile,
+    offscreen,
+    plot_curves,
+    plot_lr_find,
+    plot_lr_schedule,
+    save_figure,
+    short,
+    show_grid,
+    show_tiles,
+)
 from .predict import clean_dl, decode_pictures, inputs_of
 
 __all__ = ["FoundRate", "numbers", "plot_batch", "plot_classes", "write_data", "write_interpretation",

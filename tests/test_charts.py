@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cifar_fastai.charts import (
+from cifar_fastai.plots.charts import (
     plot_bins,
     plot_curves,
     plot_lr_find,
@@ -10,7 +10,7 @@ from cifar_fastai.charts import (
     plot_matrix,
     plot_scores,
 )
-from cifar_fastai.figures import offscreen
+from cifar_fastai.plots.figures import offscreen
 from cifar_fastai.scores import calibration, per_class
 
 

@@ -13,11 +13,11 @@ from cifar_fastai.data.image_data import ImageData
 from cifar_fastai.errors import InputError
 from cifar_fastai.explain import choose, gradcam_of
 from cifar_fastai.faithfulness import compare
-from cifar_fastai.figures import BAD, GOOD, offscreen, overlay, percent
 from cifar_fastai.gradcam import METHODS, GradCAM
 from cifar_fastai.interpret import ImageInterpretation
 from cifar_fastai.learner import cifar_learner
 from cifar_fastai.loaders import cifar_dataloaders
+from cifar_fastai.plots.figures import BAD, GOOD, offscreen, overlay, percent
 from cifar_fastai.state import generators
 
 

@@ -6,7 +6,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.figures import (
+from cifar_fastai.plots.figures import (
     Tile,
     add_colorbar,
     as_picture,

@@ -7,8 +7,8 @@ import pytest
 from matplotlib import font_manager, rc_context
 from matplotlib.figure import Figure
 
-from cifar_fastai import figures, fonts
-from cifar_fastai.fonts import drawable
+from cifar_fastai.plots import figures, fonts
+from cifar_fastai.plots.fonts import drawable
 
 TWO = ["犬", "猫"]
 

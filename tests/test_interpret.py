@@ -13,10 +13,10 @@ from stock import CLASSES, Net, clear, count_calls, items, smooth, stock_dls, st
 from torchvision.models import resnet18
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.figures import offscreen
 from cifar_fastai.interpret import ImageInterpretation
 from cifar_fastai.learner import cifar_learner
 from cifar_fastai.loaders import cifar_dataloaders
+from cifar_fastai.plots.figures import offscreen
 
 
 @pytest.fixture(scope="module")

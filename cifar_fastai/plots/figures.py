@@ -19,8 +19,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from .errors import InputError, UnknownName
-from .files import save_atomically
+from ..errors import InputError, UnknownName
+from ..files import save_atomically
 from .fonts import drawable
 
 __all__ = ["BAD", "GOOD", "Tile", "add_colorbar", "as_picture", "new_figure", "offscreen", "overlay",
