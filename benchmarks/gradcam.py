@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar_fastai.gradcam import GradCAM
+from cifar_fastai.gradcam.cam import GradCAM
 from cifar_fastai.models import resnet18
 
 from .harness import Row, alternate, ratio

@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ["test_gradcam_reference.py", "test_gradcam.py", "test_faithfulness.py"]
-CAM, CHECKS, AREAS = "gradcam.py", "gradcam_checks.py", "faithfulness.py"
+CAM, CHECKS, AREAS = "gradcam/cam.py", "gradcam/checks.py", "gradcam/faithfulness.py"
 MEAN, SUM = "return g.mean(HW, keepdim=True)", "* A).sum(1)"
 GATHER = "return target, logits.gather(1, target[:, None])"
 OWN_MAX = "return maps / maps.amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)"

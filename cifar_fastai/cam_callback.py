@@ -17,9 +17,7 @@ from torch import Tensor
 from .callbacks import fitting, inside_fit
 from .errors import InputError, UnknownName
 from .explain import choose, class_names, target_of
-from .gallery import default_layer
-from .gradcam import METHODS, GradCAM, heatmap
-from .gradcam_checks import NotFinite
+from .gradcam import METHODS, GradCAM, NotFinite, default_layer, heatmap
 from .plots import BAD, GOOD, new_figure, offscreen, overlay, save_figure, short, show_message, text
 
 __all__ = ["GradCAMCallback"]

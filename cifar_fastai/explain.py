@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .errors import InputError, UnknownName
-from .gallery import default_layer, likely
-from .gradcam import CamOutput, GradCAM, find_layers
+from .gallery import likely
+from .gradcam import CamOutput, GradCAM, default_layer, find_layers
 from .plots import BAD, GOOD, Tile, add_colorbar, overlay, short, show_tiles
 from .predict import batch_of, clean_dl, decode_pictures
 from .state import generators, restore_generators

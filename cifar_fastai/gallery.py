@@ -10,25 +10,14 @@ import pandas as pd
 import torch
 from fastai.torch_core import get_model
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import InputError, UnknownName
-from .faithfulness import compare
-from .gradcam import GradCAM, find_layers
+from .gradcam import GradCAM, compare, default_layer, find_layers
 from .plots import BAD, GOOD, Tile, add_colorbar, overlay, percent, short, show_message, show_tiles
 from .predict import decode_pictures, inputs_of
 
-__all__ = ["Gallery", "default_layer", "likely", "listed"]
-
-
-def default_layer(model: nn.Module) -> str:
-    "A layer to look at: `layer3` of a ResNet, the body of fastai's vision learners, or the last convolution"
-    names = dict(model.named_modules())
-    if "layer3" in names: return "layer3"
-    if isinstance(model, nn.Sequential) and len(model) == 2: return "0"
-    convs = [n for n, m in names.items() if isinstance(m, nn.Conv2d)]
-    if not convs: raise InputError("the model has no convolution to look into. Name a layer with layer=.")
-    return convs[-1]
+__all__ = ["Gallery", "likely", "listed"]
 
 
 def likely(name, p: float) -> str:
@@ -158,7 +147,7 @@ class Gallery:
         n: int = 100,                               # pictures, drawn by `seed`
         layer=None,                                 # one layer, as in `gradcam`
         methods: str | Sequence[str] = "gradcam",   # of `gradcam.METHODS`; each costs 2 × `steps` × n passes
-        steps: int = 16,                            # see `faithfulness.insertion_deletion`
+        steps: int = 16,                            # see `gradcam.faithfulness.insertion_deletion`
         baseline: str = "blur",
         seed: int = 0,
     ) -> pd.DataFrame:

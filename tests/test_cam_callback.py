@@ -16,7 +16,7 @@ from torch import nn
 from cifar_fastai import cam_callback
 from cifar_fastai.cam_callback import GradCAMCallback, _of_each
 from cifar_fastai.errors import InputError
-from cifar_fastai.gradcam import GradCAM
+from cifar_fastai.gradcam.cam import GradCAM
 from cifar_fastai.loaders import cifar_dataloaders
 from cifar_fastai.logs import TensorBoardLog
 from cifar_fastai.plots.figures import GOOD, offscreen

@@ -12,8 +12,8 @@ from torch import nn
 from cifar_fastai.data.image_data import ImageData
 from cifar_fastai.errors import InputError
 from cifar_fastai.explain import choose, gradcam_of
-from cifar_fastai.faithfulness import compare
-from cifar_fastai.gradcam import METHODS, GradCAM
+from cifar_fastai.gradcam.cam import METHODS, GradCAM
+from cifar_fastai.gradcam.faithfulness import compare
 from cifar_fastai.interpret import ImageInterpretation
 from cifar_fastai.learner import cifar_learner
 from cifar_fastai.loaders import cifar_dataloaders

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.faithfulness import BASELINES, blob_map, insertion_deletion, paired_ci, random_maps
+from cifar_fastai.gradcam.faithfulness import BASELINES, blob_map, insertion_deletion, paired_ci, random_maps
 
 
 class Share(nn.Module):

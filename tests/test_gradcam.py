@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.gradcam import METHODS, GradCAM, find_layers, heatmap, undisturbed, upsample
+from cifar_fastai.gradcam.cam import METHODS, GradCAM, find_layers, heatmap, undisturbed, upsample
 from cifar_fastai.models import MODELS
 
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.faithfulness import blob_map, insertion_deletion, paired_ci, random_maps
-from cifar_fastai.gradcam import METHODS, GradCAM, upsample
+from cifar_fastai.gradcam.cam import METHODS, GradCAM, upsample
+from cifar_fastai.gradcam.faithfulness import blob_map, insertion_deletion, paired_ci, random_maps
 from cifar_fastai.models import resnet18
 
 K, C, N = 6, 4, 5       # channels, classes, pictures

@@ -20,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import InputError, UnknownName
-from .gradcam_checks import NotFinite, is_map, no_map, not_finite, picked, plain, runs_twice, wanted
+from ..errors import InputError, UnknownName
+from .checks import NotFinite, is_map, no_map, not_finite, picked, plain, runs_twice, wanted
 
-__all__ = ["METHODS", "CamOutput", "GradCAM", "find_layers", "heatmap", "undisturbed", "upsample"]
+__all__ = ["CamOutput", "GradCAM", "METHODS", "default_layer", "find_layers", "heatmap", "undisturbed",
+           "upsample"]
 
 Layers = str | re.Pattern | nn.Module | Iterable    # dotted name, regular expression for one, module, list
 HW = (2, 3)
@@ -218,3 +219,13 @@ class GradCAM:
         if not chosen.isfinite().all(): raise not_finite(self.model, xb)
         grads = _gradients(chosen.sum(), kept)       # of a sum: each picture meets only its own logit
         return {k: _raw(kept[k], grads[k], weigh) for k in self.layers}, target, logits.detach()
+
+
+def default_layer(model: nn.Module) -> str:
+    "A layer to look at: `layer3` of a ResNet, the body of fastai's vision learners, or the last convolution"
+    names = dict(model.named_modules())
+    if "layer3" in names: return "layer3"
+    if isinstance(model, nn.Sequential) and len(model) == 2: return "0"
+    convs = [n for n, m in names.items() if isinstance(m, nn.Conv2d)]
+    if not convs: raise InputError("the model has no convolution to look into. Name a layer with layer=.")
+    return convs[-1]

@@ -4,7 +4,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError, UnknownName
+from ..errors import InputError, UnknownName
 
 __all__ = ["NotFinite", "is_map", "no_map", "not_finite", "picked", "plain", "runs_twice", "wanted"]
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import InputError, UnknownName
-from .gradcam import undisturbed, upsample
+from ..errors import InputError, UnknownName
+from .cam import undisturbed, upsample
 
 __all__ = ["BASELINES", "blob_map", "compare", "insertion_deletion", "paired_ci", "random_maps"]
 
