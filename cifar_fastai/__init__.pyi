@@ -1,5 +1,4 @@
 from . import cli as cli, policy as policy
-from .augment import AlbumentationsTransform as AlbumentationsTransform, Cutout as Cutout
 from .cam_callback import GradCAMCallback as GradCAMCallback
 from .data import ImageData as ImageData, load_data as load_data
 from .errors import InputError as InputError
@@ -11,7 +10,12 @@ from .interpret import (
     ImageInterpretation as ImageInterpretation,
 )
 from .learner import cifar_learner as cifar_learner
-from .loaders import cifar_block as cifar_block, cifar_dataloaders as cifar_dataloaders
+from .loaders import (
+    AlbumentationsTransform as AlbumentationsTransform,
+    Cutout as Cutout,
+    cifar_block as cifar_block,
+    cifar_dataloaders as cifar_dataloaders,
+)
 from .models import (
     custom_resnet as custom_resnet,
     resnet18 as resnet18,

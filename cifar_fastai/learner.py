@@ -21,13 +21,13 @@ from torch import nn
 from .callbacks import EpochSeed, EpochTable, WatchProgress, look, loops
 from .errors import InputError
 from .finder import find_rate
+from .loaders import LoaderError, worker_failed
 from .losses import create_loss
 from .models import create_model, layer_groups
 from .optimizers import TorchOptimizer, optimizer
 from .precision import Precision, choose_precision
 from .recorder import DeviceRecorder, mean_metric
 from .schedules import one_cycle
-from .workers import LoaderError, worker_failed
 
 __all__ = ["ImageLearner", "cifar_learner"]
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from .augment import build_augmentation
 from .cam_callback import GradCAMCallback
 from .data import ImageData, load_data
 from .errors import InputError, UnknownName
@@ -24,7 +23,7 @@ from .ingredients import callbacks_of, peak_factor, regularisers_of, suggestions
 from .interpret import ImageInterpretation
 from .learner import ImageLearner, cifar_learner
 from .lines import lines_to
-from .loaders import cifar_dataloaders, subsets, usable_device
+from .loaders import build_augmentation, cifar_dataloaders, subsets, usable_device
 from .lock import RunLock
 from .logs import History, TensorBoardLog
 from .machine import describe_device, versions

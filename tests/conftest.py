@@ -115,7 +115,7 @@ def learner(learnable):
     from tiny import tiny_net
 
     from cifar_fastai.learner import cifar_learner
-    from cifar_fastai.loaders import cifar_dataloaders
+    from cifar_fastai.loaders.block import cifar_dataloaders
 
     def make(dls=None, aug="pad_crop_flip", bs=32, seed=0, valid="test", arch=tiny_net, **kwargs):
         dls = dls or cifar_dataloaders(learnable, bs, aug, valid, seed, 0, device="cpu")

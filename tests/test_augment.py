@@ -15,10 +15,10 @@ from fasttransform import Transform
 from made import picture_folder, some_pixels
 
 from cifar_fastai import policy
-from cifar_fastai.augment import AlbumentationsTransform, Cutout, build_augmentation, draw_from
-from cifar_fastai.augmenter import augmenter
 from cifar_fastai.errors import InputError
-from cifar_fastai.loaders import cifar_dataloaders
+from cifar_fastai.loaders.augment import AlbumentationsTransform, augmenter, build_augmentation, draw_from
+from cifar_fastai.loaders.block import cifar_dataloaders
+from cifar_fastai.loaders.transforms import Cutout
 from cifar_fastai.policy import Policy
 
 FLIPS = [A.HorizontalFlip(p=.5), A.VerticalFlip(p=.5)]

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from made import some_pixels
 
-from cifar_fastai.augment import draw_from
-from cifar_fastai.augmenter import augmenter
+from cifar_fastai.loaders.augment import augmenter, draw_from
 
 PICTURE = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
 

@@ -10,11 +10,11 @@ from fastcore.foundation import L
 from fasttransform import Transform
 
 from cifar_fastai import policy
-from cifar_fastai.batch_loader import BatchDL
 from cifar_fastai.errors import InputError
-from cifar_fastai.loaders import cifar_block, cifar_dataloaders
-from cifar_fastai.store import LabelOf
-from cifar_fastai.workers import LoaderError
+from cifar_fastai.loaders.batch_dl import BatchDL
+from cifar_fastai.loaders.block import cifar_block, cifar_dataloaders
+from cifar_fastai.loaders.picture_store import LabelOf
+from cifar_fastai.loaders.workers import LoaderError
 
 AUG = policy.pad_crop_flip_cutout(pad=2, cutout=4, jitter=(.2, .2, .2, .1))
 
@@ -149,7 +149,7 @@ def test_it_serves_any_other_datablock_too(tmp_path):
     from fastai.vision.data import ImageBlock
     from made import picture_folder
 
-    from cifar_fastai.augment import AlbumentationsTransform
+    from cifar_fastai.loaders.augment import AlbumentationsTransform
     picture_folder(tmp_path, n=6)
     block = DataBlock((ImageBlock, CategoryBlock), dl_type=BatchDL, get_items=get_image_files,
                       get_y=parent_label, splitter=GrandparentSplitter("train", "test"),

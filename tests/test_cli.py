@@ -12,9 +12,9 @@ from process import at, recipe as small, run, send
 
 from cifar_fastai import cli, runs, seeds
 from cifar_fastai.errors import InputError
+from cifar_fastai.loaders.workers import LoaderError
 from cifar_fastai.recipe import Recipe
 from cifar_fastai.safety import Stopped
-from cifar_fastai.workers import LoaderError
 
 recipe = Recipe(name="mine")
 CLI = [sys.executable, "-m", "recipes.resnet18_20ep"]

@@ -105,7 +105,7 @@ def test_data_is_read_only_and_checked():
 
 @pytest.mark.parametrize("value", [0, 7, 255])
 def test_a_channel_that_never_changes_is_zero_to_the_net_and_no_nan(value):
-    from cifar_fastai.loaders import cifar_dataloaders
+    from cifar_fastai.loaders.block import cifar_dataloaders
     data = some_data()
     x = data.x_train.copy()
     x[..., 1] = value

@@ -11,7 +11,7 @@ from cifar_fastai.data import folders
 from cifar_fastai.data.image_data import split_off, statistics
 from cifar_fastai.data.sources import load_data
 from cifar_fastai.errors import InputError
-from cifar_fastai.loaders import cifar_dataloaders
+from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.machine import cache_dir
 from cifar_fastai.runs import train
 

@@ -76,7 +76,7 @@ from tiny import CLASSES, learnable, tiny_net
 from torch import nn
 
 from cifar_fastai.learner import cifar_learner
-from cifar_fastai.loaders import cifar_block, cifar_dataloaders
+from cifar_fastai.loaders.block import cifar_block, cifar_dataloaders
 from cifar_fastai.models import layer_groups
 
 N_TRAIN, N_TEST = 48, 24

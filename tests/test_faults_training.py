@@ -13,10 +13,11 @@ from fits import SignalAt
 from made import picture_folder
 from process import at, hashes, recipe, run, send, whole
 
-from cifar_fastai import GradCAM, GradCAMCallback, batch_loader, workers
-from cifar_fastai.augment import build_augmentation, draw_from
+from cifar_fastai import GradCAM, GradCAMCallback
 from cifar_fastai.errors import InputError
-from cifar_fastai.loaders import cifar_dataloaders
+from cifar_fastai.loaders import batch_dl as batch_loader, workers
+from cifar_fastai.loaders.augment import build_augmentation, draw_from
+from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.predict import predict_once
 from cifar_fastai.resume import Checkpoint
 from cifar_fastai.safety import StopOnSignal, Stopped

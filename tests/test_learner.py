@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from cifar_fastai.callbacks import EpochSeed
 from cifar_fastai.errors import InputError
 from cifar_fastai.learner import cifar_learner
-from cifar_fastai.loaders import cifar_dataloaders
-from cifar_fastai.workers import LoaderError
+from cifar_fastai.loaders.block import cifar_dataloaders
+from cifar_fastai.loaders.workers import LoaderError
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 

@@ -16,10 +16,11 @@ from PIL import Image
 from stock import clear
 from tiny import tiny_net, write_folder
 
-from cifar_fastai import loaders, policy
+from cifar_fastai import policy
 from cifar_fastai.errors import InputError
-from cifar_fastai.loaders import cifar_block, cifar_dataloaders, suggest_workers
-from cifar_fastai.store import LabelOf, PictureOf, PictureStore
+from cifar_fastai.loaders import block as loaders
+from cifar_fastai.loaders.block import cifar_block, cifar_dataloaders, suggest_workers
+from cifar_fastai.loaders.picture_store import LabelOf, PictureOf, PictureStore
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from cifar_fastai.cam_callback import GradCAMCallback
 from cifar_fastai.errors import InputError
 from cifar_fastai.holdout import KeepBest, validated
 from cifar_fastai.interpret import ImageInterpretation
-from cifar_fastai.loaders import cifar_dataloaders
+from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.logs import History, TensorBoardLog
 from cifar_fastai.precision import Precision
 from cifar_fastai.recorder import DeviceRecorder

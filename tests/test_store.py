@@ -10,7 +10,7 @@ from made import some_pixels
 from PIL import Image
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.store import LabelOf, PictureOf, PictureStore
+from cifar_fastai.loaders.picture_store import LabelOf, PictureOf, PictureStore
 
 
 @pytest.fixture(scope="module")

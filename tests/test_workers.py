@@ -12,10 +12,10 @@ import pytest
 import torch
 from test_batch_loader import epoch, loaders
 
-from cifar_fastai import workers
 from cifar_fastai.errors import InputError
-from cifar_fastai.loaders import cifar_dataloaders
-from cifar_fastai.workers import LoaderError, Workers, worker_failed
+from cifar_fastai.loaders import workers
+from cifar_fastai.loaders.block import cifar_dataloaders
+from cifar_fastai.loaders.workers import LoaderError, Workers, worker_failed
 
 
 def make(key):

@@ -15,10 +15,9 @@ from fastai.data.transforms import Categorize, ToTensor
 from fastai.torch_core import TensorCategory, TensorImage, to_device
 from fastcore.foundation import L
 
-from .augment import AlbumentationsTransform, draw_from, one_thread
-from .augmenter import augmenter
-from .errors import InputError
-from .store import LabelOf, PictureOf, PictureStore
+from ..errors import InputError
+from .augment import AlbumentationsTransform, augmenter, draw_from, one_thread
+from .picture_store import LabelOf, PictureOf, PictureStore
 from .workers import LoaderError, Workers
 
 __all__ = ["BatchDL"]

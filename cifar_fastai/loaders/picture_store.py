@@ -12,8 +12,8 @@ from fastai.vision.core import PILImage
 from fasttransform import Transform
 from PIL import Image
 
-from .data import ImageData, read_picture
-from .errors import InputError
+from ..data import ImageData, read_picture
+from ..errors import InputError
 
 __all__ = ["LabelOf", "PictureOf", "PictureStore"]
 

@@ -18,11 +18,11 @@ from fastai.data.core import DataLoaders
 from fastai.data.transforms import IntToFloatTensor, Normalize, ToTensor
 from fastai.torch_core import TensorImage, default_device
 
+from ..data import ImageData, load_data
+from ..errors import InputError, UnknownName
 from .augment import AlbumentationsTransform
-from .batch_loader import BatchDL
-from .data import ImageData, load_data
-from .errors import InputError, UnknownName
-from .store import LabelOf, PictureOf, PictureStore
+from .batch_dl import BatchDL
+from .picture_store import LabelOf, PictureOf, PictureStore
 
 __all__ = ["NormalizePictures", "cifar_block", "cifar_dataloaders", "subsets", "suggest_workers",
            "usable_device"]

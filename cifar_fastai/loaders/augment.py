@@ -8,9 +8,10 @@ same draws. Here the draws come from a key: our loader gives (seed, epoch, batch
 picture draws its key from Python's `random`, which fastai seeds anew for each worker and epoch.
 """
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 
 import albumentations as A
 import cv2
@@ -18,13 +19,12 @@ import numpy as np
 from fastai.vision.augment import RandTransform
 from fastai.vision.core import LabeledBBox, PILImage, PILMask, TensorBBox, TensorMask, TensorPoint
 
-from . import policy
-from .augmenter import augmenter
-from .errors import InputError
-from .policy import Policy
+from .. import policy
+from ..errors import InputError
+from ..policy import Policy
+from .transforms import Cutout, PadCrop
 
-__all__ = ["AlbumentationsTransform", "Cutout", "PadCrop", "build_augmentation", "draw_from",
-           "one_thread"]
+__all__ = ["AlbumentationsTransform", "augmenter", "build_augmentation", "draw_from", "one_thread"]
 
 
 @contextmanager
@@ -34,63 +34,6 @@ def one_thread() -> Iterator[None]:
     cv2.setNumThreads(0)
     try: yield
     finally: cv2.setNumThreads(threads)
-
-
-class PadCrop(A.ImageOnlyTransform):
-    "`Pad` and `RandomCrop` in one, at half their cost: the picture moved by up to `pad` pixels each way"
-    class InitSchema(A.BasicTransform.InitSchema):
-        pad: int
-        border_mode: int
-        fill: float | tuple[float, ...]
-
-    def __init__(
-        self,
-        pad: int = 4,                             # pixels on each side
-        border_mode: int = cv2.BORDER_REFLECT_101,  # of OpenCV
-        fill: float | tuple[float, ...] = 0,      # pixel value (0…255) of a constant border, or one a channel
-        p: float = 1.0,
-    ):
-        super().__init__(p=p)
-        self.pad, self.border_mode, self.fill = pad, border_mode, fill
-        self.value = tuple(fill) if isinstance(fill, (tuple, list)) else (fill,) * 4   # as OpenCV wants it
-
-    def get_params(self):
-        draw, n = self.py_random.random, 2 * self.pad + 1
-        return {"y": int(draw() * n), "x": int(draw() * n)}
-
-    def apply(self, img, y=0, x=0, **params):
-        wide = cv2.copyMakeBorder(img, *(self.pad,) * 4, self.border_mode, value=self.value)
-        return wide[y:y + img.shape[0], x:x + img.shape[1]]
-
-
-class Cutout(A.ImageOnlyTransform):
-    "Cover `holes` squares of `size`×`size` pixels inside the picture with `fill` (DeVries & Taylor 2017)"
-    class InitSchema(A.BasicTransform.InitSchema):
-        size: int
-        holes: tuple[int, int]
-        fill: float | tuple[float, ...]
-
-    def __init__(
-        self,
-        size: int = 8,                    # side of a hole, pixels
-        holes: tuple[int, int] = (1, 1),  # fewest and most holes a picture
-        fill: float | tuple[float, ...] = 0,  # pixel value (0…255), or one a channel
-        p: float = 1.0,                   # share of pictures that get holes
-    ):
-        super().__init__(p=p)
-        self.size, self.holes, self.fill = size, holes, fill
-
-    def get_params_dependent_on_data(self, params, data):
-        h, w = params["shape"][:2]
-        draw, s = self.py_random.random, self.size
-        lo, hi = self.holes
-        n = lo + int(draw() * (hi - lo + 1)) if hi > lo else lo
-        return {"corners": [(int(draw() * (h - s + 1)), int(draw() * (w - s + 1))) for _ in range(n)]}
-
-    def apply(self, img, corners=(), **params):
-        img = img.copy()
-        for y, x in corners: img[y:y + self.size, x:x + self.size] = self.fill
-        return img
 
 
 def build_augmentation(
@@ -200,3 +143,59 @@ class AlbumentationsTransform(RandTransform):
         if self.aug is None: return img
         if not self.keyed: draw_from(self.aug, random.getrandbits(64))
         with one_thread(): return type(img).create(augmenter(self.aug)(np.asarray(img)))
+
+
+def augmenter(aug: A.Compose) -> Callable[[np.ndarray], np.ndarray]:
+    "`aug` as a function of one picture; its transforms one by one where `Compose` would only add its checks"
+    plain = type(aug) is A.Compose and aug.p == 1 and not aug.processors and not aug.save_applied_params
+    if not plain: return lambda image: aug(image=image)["image"]
+    steps = [_step(t) for t in aug.transforms]
+
+    def run(image):
+        image = np.ascontiguousarray(image)
+        for step in steps: image = step(image)
+        return image
+    return run
+
+
+def _step(t) -> Callable[[np.ndarray], np.ndarray]:
+    "One transform, or one group of them, as a function of a picture"
+    kind, base = type(t), A.BasicTransform
+    usual = isinstance(t, base) and kind.__call__ is base.__call__ and t.targets.get("image") == t.apply and \
+        kind.apply_with_params is base.apply_with_params
+    if not usual or t.replay_mode or t.deterministic or t.targets_as_params:
+        return lambda image: t(image=image)["image"]
+    if kind is A.CoarseDropout and not isinstance(t.fill, str): return partial(_coarse_dropout, t)
+    return partial(_call, t)
+
+
+def _call(t, image):
+    "What `BasicTransform.__call__` does to a lone picture"
+    if not t.should_apply(): return image
+    data = {"image": image}
+    t.params = t.update_transform_params(t.get_params(), data)
+    t.params.update(t.get_params_dependent_on_data(t.params, data))
+    return np.ascontiguousarray(t.apply(image, **t.params))
+
+
+def _coarse_dropout(t, image):
+    """`CoarseDropout` with a colour as fill: the same draws, number by number and not array by array, and no
+    generator for random fills"""
+    fill, channels = np.array(t.fill, image.dtype), image.shape[2] if image.ndim == 3 else 1
+    if fill.size not in (1, channels): return t(image=image)["image"]   # it says what is wrong
+    if not t.should_apply(): return image
+    (h, w), draw, out = image.shape[:2], t.random_generator.integers, image.copy()
+    n = range(t.py_random.randint(*t.num_holes_range))
+    high, wide = _side(t, t.hole_height_range, h, n), _side(t, t.hole_width_range, w, n)
+    top, left = [int(draw(0, h - s + 1)) for s in high], [int(draw(0, w - s + 1)) for s in wide]
+    draw(0, 2**32 - 1)      # what random fills would be seeded with: the stream goes on from behind it
+    for y, x, dy, dx in zip(top, left, high, wide): out[y:y + dy, x:x + dx] = fill
+    return out
+
+
+def _side(t, limits, length: int, n: range) -> list[int]:
+    "Heights or widths of the holes: in pixels, or as a share of `length`"
+    draw = t.random_generator
+    if t.hole_height_range[1] < 1: return [int(length * draw.uniform(*limits)) for _ in n]
+    low, high = int(limits[0]), int(min(limits[1], length) + 1)
+    return [int(draw.integers(low, high)) for _ in n]

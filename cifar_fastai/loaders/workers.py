@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 
 import torch
 
-from .errors import InputError
+from ..errors import InputError
 
 __all__ = ["Workers", "LoaderError", "worker_failed"]
 
