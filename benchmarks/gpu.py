@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from cifar_fastai import cifar_dataloaders, cifar_learner, policy, resnet18
-from cifar_fastai.precision import PRECISIONS, choose_precision
+from cifar_fastai.training.precision import PRECISIONS, choose_precision
 
 from .harness import Row, alternate, clock, machine, ratio, table, until
 from .pictures import coloured

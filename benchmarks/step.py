@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cifar_fastai import cifar_learner, resnet18
-from cifar_fastai.precision import PRECISIONS, choose_precision
+from cifar_fastai.training.precision import PRECISIONS, choose_precision
 
 from .harness import Row, alternate, ratio
 

@@ -3,13 +3,11 @@ from .cam_callback import GradCAMCallback as GradCAMCallback
 from .data import ImageData as ImageData, load_data as load_data
 from .errors import InputError as InputError
 from .explain import gradcam_of as gradcam_of
-from .finder import minimum as minimum, peak as peak, slide as slide, steep as steep, valley as valley
 from .gradcam import CamOutput as CamOutput, GradCAM as GradCAM
 from .interpret import (
     ClassificationInterpretation as ClassificationInterpretation,
     ImageInterpretation as ImageInterpretation,
 )
-from .learner import cifar_learner as cifar_learner
 from .loaders import (
     AlbumentationsTransform as AlbumentationsTransform,
     Cutout as Cutout,
@@ -24,11 +22,19 @@ from .models import (
     resnet101 as resnet101,
 )
 from .policy import Policy as Policy
-from .precision import Precision as Precision
 from .recipe import Recipe as Recipe
-from .regularisers import L1Loss as L1Loss
 from .resume import Checkpoint as Checkpoint
 from .runs import Run as Run, train as train
 from .safety import StopOnNonFinite as StopOnNonFinite, StopOnSignal as StopOnSignal
 from .seeds import train_seeds as train_seeds
+from .training import (
+    L1Loss as L1Loss,
+    Precision as Precision,
+    cifar_learner as cifar_learner,
+    minimum as minimum,
+    peak as peak,
+    slide as slide,
+    steep as steep,
+    valley as valley,
+)
 from .weights import load_weights as load_weights, save_weights as save_weights

@@ -14,11 +14,11 @@ from fastcore.imports import IN_NOTEBOOK
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .callbacks import fitting, inside_fit
 from .errors import InputError, UnknownName
 from .explain import choose, class_names, target_of
 from .gradcam import METHODS, GradCAM, NotFinite, default_layer, heatmap
 from .plots import BAD, GOOD, new_figure, offscreen, overlay, save_figure, short, show_message, text
+from .training import fitting, inside_fit
 
 __all__ = ["GradCAMCallback"]
 

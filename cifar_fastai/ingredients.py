@@ -7,11 +7,18 @@ from functools import partial
 
 from fastai.callback.core import Callback
 
-from .finder import SLIDE_NEEDS, SUGGESTIONS, peak, slide
-from .holdout import KeepBest
 from .recipe import Recipe
-from .regularisers import ClipGradients, L1Loss, mixing
-from .schedules import create_schedule
+from .training import (
+    SLIDE_NEEDS,
+    SUGGESTIONS,
+    ClipGradients,
+    KeepBest,
+    L1Loss,
+    create_schedule,
+    mixing,
+    peak,
+    slide,
+)
 
 __all__ = ["callbacks_of", "peak_factor", "regularisers_of", "suggestions_of"]
 
@@ -45,8 +52,8 @@ def peak_factor(
 
 
 def suggestions_of(recipe: Recipe, steps: int) -> list[Callable]:
-    """What the recipe's range test suggests: `finder.SUGGESTIONS`, with the `peak` of this training; no slide
-    where too few rates are tried for it"""
+    """What the recipe's range test suggests: `training.lr_finder.SUGGESTIONS`, with the `peak` of this
+    training; no slide where too few rates are tried for it"""
     funcs = [partial(peak, factor=peak_factor(recipe, steps)) if f is peak else f for f in SUGGESTIONS]
     long = recipe.lr_its - recipe.lr_its // 10 - 5 >= SLIDE_NEEDS or recipe.lr_rule == "slide"
     return funcs if long else [f for f in funcs if f is not slide]

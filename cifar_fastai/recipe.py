@@ -47,7 +47,7 @@ class Recipe:
     lr_range: tuple = (1e-5, 10.0)  # from where to where it goes
     aug: object = policy.pad_crop_flip_cutout()  # policy or its name, A.Compose, list of transforms, None
     loss: str = "ce"                # "ce", or "nll" for nets that end in log_softmax
-    opt: str = "sgd"                # Nesterov SGD; "adam", "adamw", any other: see `learner.optimizer`
+    opt: str = "sgd"                # Nesterov SGD; "adam", "adamw", others: `training.optimizers.optimizer`
     mom: float = 0.9                # momentum, or beta1
     wd: float = 5e-4                # weight decay
     wd_norm_bias: bool = True       # decay norms and biases too

@@ -13,11 +13,11 @@ from fastai.torch_core import rank_distrib
 from fastcore.basics import noop
 from torch.nn.utils import get_total_norm
 
-from .callbacks import fitting
 from .checkpoint import CheckpointStore, differences
 from .errors import InputError
 from .safety import Ender, NonFiniteLoss, StopOnNonFinite, StopOnSignal, last_good, running_averages
 from .state import fit_fields, generators, learner_state, restore_generators, restore_learner, run_fields
+from .training import fitting
 
 __all__ = ["Checkpoint"]
 

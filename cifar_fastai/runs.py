@@ -17,23 +17,21 @@ from .data import ImageData, load_data
 from .errors import InputError, UnknownName
 from .failures import plain_failures
 from .files import read_json, save_atomically, write_json
-from .finder import careful_rate, explain_rate, settled_rate
 from .gradcam import find_layers
 from .ingredients import callbacks_of, peak_factor, regularisers_of, suggestions_of
 from .interpret import ImageInterpretation
-from .learner import ImageLearner, cifar_learner
 from .lines import lines_to
 from .loaders import build_augmentation, cifar_dataloaders, subsets, usable_device
 from .lock import RunLock
 from .logs import History, TensorBoardLog
 from .machine import describe_device, versions
 from .models import MODELS, model_summary
-from .optimizers import optimizer
 from .recipe import Recipe, counted
 from .report import FoundRate, numbers, write_data, write_interpretation, write_predictions, write_training
 from .resume import Checkpoint
 from .run_folder import begin, begun, choose_folder, gone_unless_begun, seal, training_fields
 from .safety import StopOnNonFinite, StopOnSignal
+from .training import ImageLearner, careful_rate, cifar_learner, explain_rate, optimizer, settled_rate
 from .weights import About, save_weights
 
 __all__ = ["Run", "train"]

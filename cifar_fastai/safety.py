@@ -17,9 +17,9 @@ from fastai.learner import Learner
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-from .callbacks import fitting, inside_fit
 from .checkpoint import CheckpointStore
 from .errors import InputError
+from .training import fitting, inside_fit
 
 __all__ = ["NonFiniteLoss", "Stopped", "Ender", "StopOnNonFinite", "StopOnSignal", "last_good",
            "running_averages"]

@@ -114,8 +114,8 @@ def learner(learnable):
     from fastcore.basics import noop
     from tiny import tiny_net
 
-    from cifar_fastai.learner import cifar_learner
     from cifar_fastai.loaders.block import cifar_dataloaders
+    from cifar_fastai.training.learner import cifar_learner
 
     def make(dls=None, aug="pad_crop_flip", bs=32, seed=0, valid="test", arch=tiny_net, **kwargs):
         dls = dls or cifar_dataloaders(learnable, bs, aug, valid, seed, 0, device="cpu")

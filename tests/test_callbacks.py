@@ -11,7 +11,7 @@ from fastai.metrics import F1Score, accuracy, error_rate
 from stock import Net, stock_dls
 from torch import nn
 
-from cifar_fastai.callbacks import EpochSeed, EpochTable, WatchProgress, fitting
+from cifar_fastai.training.callbacks import EpochSeed, EpochTable, WatchProgress, fitting
 
 
 class Draws(Callback):

@@ -21,8 +21,8 @@ from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.loaders.picture_store import PictureStore
 from cifar_fastai.logs import TensorBoardLog
 from cifar_fastai.plots.figures import GOOD, offscreen
-from cifar_fastai.precision import Precision
 from cifar_fastai.resume import Checkpoint
+from cifar_fastai.training.precision import Precision
 
 
 @pytest.fixture(autouse=True)

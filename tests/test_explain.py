@@ -15,10 +15,10 @@ from cifar_fastai.explain import choose, gradcam_of
 from cifar_fastai.gradcam.cam import METHODS, GradCAM
 from cifar_fastai.gradcam.faithfulness import compare
 from cifar_fastai.interpret import ImageInterpretation
-from cifar_fastai.learner import cifar_learner
 from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.plots.figures import BAD, GOOD, offscreen, overlay, percent
 from cifar_fastai.state import generators
+from cifar_fastai.training.learner import cifar_learner
 
 
 @pytest.fixture(autouse=True)

@@ -75,9 +75,9 @@ from PIL import Image
 from tiny import CLASSES, learnable, tiny_net
 from torch import nn
 
-from cifar_fastai.learner import cifar_learner
 from cifar_fastai.loaders.block import cifar_block, cifar_dataloaders
 from cifar_fastai.models import layer_groups
+from cifar_fastai.training.learner import cifar_learner
 
 N_TRAIN, N_TEST = 48, 24
 ROWS = []

@@ -15,10 +15,11 @@ from made import picture_folder
 from process import at, hashes, leftovers, recipe, run, send, small_net, start, whole
 
 from benchmarks import faults
-from cifar_fastai import check, files as saving, finder, models, report, runs
+from cifar_fastai import check, files as saving, models, report, runs
 from cifar_fastai.checkpoint import CheckpointStore
-from cifar_fastai.learner import ImageLearner
 from cifar_fastai.resume import Checkpoint
+from cifar_fastai.training import lr_finder as finder
+from cifar_fastai.training.learner import ImageLearner
 
 pytestmark = pytest.mark.no_rounding
 kill = send(signal.SIGKILL)

@@ -16,8 +16,17 @@ from stock import Net, stock_dls
 from tiny import tiny_net
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.finder import SUGGESTIONS, explain_rate, find_rate, minimum, peak, slide, steep, valley
 from cifar_fastai.recipe import CHOICES
+from cifar_fastai.training.lr_finder import (
+    SUGGESTIONS,
+    explain_rate,
+    find_rate,
+    minimum,
+    peak,
+    slide,
+    steep,
+    valley,
+)
 
 FOUR = (valley, slide, minimum, steep)
 
@@ -216,7 +225,7 @@ def test_a_net_without_batch_norm_and_a_part_that_is_frozen_are_left_alone(learn
 def test_a_rate_among_the_first_ones_tried_gives_way_to_the_median(caplog):
     from collections import namedtuple
 
-    from cifar_fastai.finder import settled_rate
+    from cifar_fastai.training.lr_finder import settled_rate
     Rates = namedtuple("Rates", "valley slide minimum steep")
     noisy, clear = Rates(0.02, 0.04, 4e-6, 0.3), Rates(0.02, 0.04, 0.01, 0.3)
     assert settled_rate(noisy, "minimum", 1e-5) == pytest.approx(0.04) and "hardly moved" in caplog.text

@@ -7,12 +7,12 @@ import pytest
 from made import picture_folder, some_pixels
 from PIL import Image
 
-from cifar_fastai import precision
 from cifar_fastai.data import folders, pictures
 from cifar_fastai.data.folders import read_folder
 from cifar_fastai.data.pictures import read_picture
 from cifar_fastai.files import digest
 from cifar_fastai.machine import cache_dir
+from cifar_fastai.training import precision
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,11 @@ import torch
 from fastai.callback.mixup import CutMix, MixUp
 
 from cifar_fastai import Recipe
-from cifar_fastai.finder import SUGGESTIONS
-from cifar_fastai.holdout import KeepBest
 from cifar_fastai.ingredients import callbacks_of, peak_factor, regularisers_of, suggestions_of
-from cifar_fastai.regularisers import ClipGradients, L1Loss
-from cifar_fastai.schedules import Plateau, Schedule
+from cifar_fastai.training.keep_best import KeepBest
+from cifar_fastai.training.lr_finder import SUGGESTIONS
+from cifar_fastai.training.regularisers import ClipGradients, L1Loss
+from cifar_fastai.training.schedules import Plateau, Schedule
 
 
 def recipe(**fields): return Recipe(name="r", epochs=4, **fields)

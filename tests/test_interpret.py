@@ -14,9 +14,9 @@ from torchvision.models import resnet18
 
 from cifar_fastai.errors import InputError
 from cifar_fastai.interpret import ImageInterpretation
-from cifar_fastai.learner import cifar_learner
 from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.plots.figures import offscreen
+from cifar_fastai.training.learner import cifar_learner
 
 
 @pytest.fixture(scope="module")

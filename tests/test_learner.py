@@ -22,11 +22,11 @@ from tiny import tiny_net
 from torch import nn
 from torch.nn import functional as F
 
-from cifar_fastai.callbacks import EpochSeed
 from cifar_fastai.errors import InputError
-from cifar_fastai.learner import cifar_learner
 from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.loaders.workers import LoaderError
+from cifar_fastai.training.callbacks import EpochSeed
+from cifar_fastai.training.learner import cifar_learner
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 

@@ -26,7 +26,7 @@ from cifar_fastai.loaders.picture_store import LabelOf, PictureOf, PictureStore
 @pytest.fixture(scope="module")
 def learn(learnable):
     "A trained Learner, so that its predictions are not all alike"
-    from cifar_fastai.learner import cifar_learner
+    from cifar_fastai.training.learner import cifar_learner
     dls = cifar_dataloaders(learnable, 32, policy.pad_crop_flip(2), num_workers=0, device="cpu")
     learn = cifar_learner(dls, tiny_net, precision="fp32", lr=.05)
     learn.logger = noop

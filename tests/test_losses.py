@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.losses import create_loss
+from cifar_fastai.training.losses import create_loss
 
 
 def test_label_smoothing_gives_a_share_of_the_target_to_all_classes():

@@ -12,19 +12,19 @@ from stock import stock_dls
 from tiny import tiny_net
 from torch import nn
 
-from cifar_fastai.callbacks import EpochSeed, EpochTable, WatchProgress, fitting, inside_fit
 from cifar_fastai.cam_callback import GradCAMCallback
 from cifar_fastai.errors import InputError
-from cifar_fastai.holdout import KeepBest, validated
 from cifar_fastai.interpret import ImageInterpretation
 from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.logs import History, TensorBoardLog
-from cifar_fastai.precision import Precision
-from cifar_fastai.recorder import DeviceRecorder
-from cifar_fastai.regularisers import ClipGradients, L1Loss, mixing
 from cifar_fastai.resume import Checkpoint
 from cifar_fastai.safety import StopOnNonFinite, StopOnSignal
-from cifar_fastai.schedules import constant, flat_cos, one_cycle, plateau, step
+from cifar_fastai.training.callbacks import EpochSeed, EpochTable, WatchProgress, fitting, inside_fit
+from cifar_fastai.training.device_recorder import DeviceRecorder
+from cifar_fastai.training.keep_best import KeepBest, validated
+from cifar_fastai.training.precision import Precision
+from cifar_fastai.training.regularisers import ClipGradients, L1Loss, mixing
+from cifar_fastai.training.schedules import constant, flat_cos, one_cycle, plateau, step
 
 LOOKS = {
     "validate": lambda learn: learn.validate(),
@@ -72,7 +72,7 @@ class Looks(Callback):
 
 
 def ours(learnable, valid="holdout", num_workers=0, **kwargs):
-    from cifar_fastai.learner import cifar_learner
+    from cifar_fastai.training.learner import cifar_learner
     dls = cifar_dataloaders(learnable, 32, "pad_crop_flip", valid, num_workers=num_workers, device="cpu")
     return cifar_learner(dls, small_net(), **{"precision": "bf16", **kwargs})
 

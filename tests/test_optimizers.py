@@ -12,8 +12,8 @@ from tiny import tiny_net
 from torch import nn
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.learner import cifar_learner
-from cifar_fastai.optimizers import OPTIMIZERS, TorchOptimizer, optimizer
+from cifar_fastai.training.learner import cifar_learner
+from cifar_fastai.training.optimizers import OPTIMIZERS, TorchOptimizer, optimizer
 
 ADAMW = partial(OptimWrapper, opt=torch.optim.AdamW)
 

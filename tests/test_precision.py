@@ -9,10 +9,10 @@ from stock import stock_dls
 from tiny import tiny_net
 from torch import nn
 
-from cifar_fastai import precision
 from cifar_fastai.errors import InputError
 from cifar_fastai.machine import machine_name
-from cifar_fastai.precision import Precision, choose_precision, probe
+from cifar_fastai.training import precision
+from cifar_fastai.training.precision import Precision, choose_precision, probe
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ import torch
 
 from cifar_fastai import runs
 from cifar_fastai.errors import InputError
-from cifar_fastai.finder import careful_rate, fell, minimum, peak, slide, steep, valley
+from cifar_fastai.training.lr_finder import careful_rate, fell, minimum, peak, slide, steep, valley
 
 
 @pytest.mark.parametrize("wrong, said", [

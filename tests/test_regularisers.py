@@ -5,8 +5,8 @@ from fastai.callback.core import Callback
 from torch.nn import functional as F
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.regularisers import ClipGradients, L1Loss, mixing
 from cifar_fastai.safety import StopOnNonFinite
+from cifar_fastai.training.regularisers import ClipGradients, L1Loss, mixing
 
 
 class Gradients(Callback):
@@ -53,7 +53,7 @@ def test_clipping_by_both_clips_by_value_first(learner):
 
 
 def test_clipping_stands_between_unscaling_and_the_watch_for_infinities():
-    from cifar_fastai.precision import Precision
+    from cifar_fastai.training.precision import Precision
     assert Precision.order < ClipGradients.order < StopOnNonFinite.order
 
 

@@ -7,11 +7,19 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.holdout import KeepBest
 from cifar_fastai.recipe import SCHEDULES as KNOWN
-from cifar_fastai.regularisers import L1Loss, mixing
 from cifar_fastai.resume import Checkpoint
-from cifar_fastai.schedules import SCHEDULES, Plateau, create_schedule, flat_cos, one_cycle, plateau, step
+from cifar_fastai.training.keep_best import KeepBest
+from cifar_fastai.training.regularisers import L1Loss, mixing
+from cifar_fastai.training.schedules import (
+    SCHEDULES,
+    Plateau,
+    create_schedule,
+    flat_cos,
+    one_cycle,
+    plateau,
+    step,
+)
 
 
 class Pretended(Callback):

@@ -16,7 +16,7 @@ from fastcore.foundation import L
 from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import ConsoleProgressBar
 
-from .finder import same_draws
+from .lr_finder import same_draws
 
 __all__ = ["EpochSeed", "EpochTable", "WatchProgress", "epoch_row", "fitting", "inside_fit", "look",
            "loops"]

@@ -16,7 +16,7 @@ from fastai.callback.core import CancelFitException
 from fastai.callback.schedule import LRFinder, SchedExp, SchedLin, minimum, slide, steep, valley
 from fastcore.basics import listify
 
-from .errors import InputError, UnknownName
+from ..errors import InputError, UnknownName
 
 __all__ = ["LRSweep", "careful_rate", "explain_rate", "fell", "find_rate", "minimum", "peak", "settled_rate",
            "slide", "steep", "valley"]
@@ -135,7 +135,7 @@ def _judged(recorder, num_it: int, least: int):
 
 
 def _plot(learn, rates: dict, mode: str, on: str):
-    from .plots import plot_lr_find
+    from ..plots import plot_lr_find
     losses = [float(v) for v in learn.recorder.losses]
     return plot_lr_find(learn.recorder.lrs, losses, rates, mode=mode, on=on)
 

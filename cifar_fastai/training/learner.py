@@ -18,15 +18,15 @@ from fastai.torch_core import TensorBase, norm_bias_params, to_device
 from fastcore.xtras import ContextManagers
 from torch import nn
 
+from ..errors import InputError
+from ..loaders import LoaderError, worker_failed
+from ..models import create_model, layer_groups
 from .callbacks import EpochSeed, EpochTable, WatchProgress, look, loops
-from .errors import InputError
-from .finder import find_rate
-from .loaders import LoaderError, worker_failed
+from .device_recorder import DeviceRecorder, mean_metric
 from .losses import create_loss
-from .models import create_model, layer_groups
+from .lr_finder import find_rate
 from .optimizers import TorchOptimizer, optimizer
 from .precision import Precision, choose_precision
-from .recorder import DeviceRecorder, mean_metric
 from .schedules import one_cycle
 
 __all__ = ["ImageLearner", "cifar_learner"]
@@ -35,7 +35,7 @@ __all__ = ["ImageLearner", "cifar_learner"]
 class ImageLearner(Learner):
     """A fastai `Learner` with less overhead a batch, that also cleans up where a fit is interrupted or fails,
     and whose `lr_find` changes nothing but the recorder."""
-    _listeners, deaf = None, ()   # `deaf`: see `callbacks.look`
+    _listeners, deaf = None, ()   # `deaf`: see `training.callbacks.look`
 
     def add_cb(self, cb):
         self._listeners = None
@@ -122,7 +122,7 @@ class ImageLearner(Learner):
         if self.wd_bn_bias or not isinstance(self.opt, OptimWrapper): return
         if not isinstance(self.opt, TorchOptimizer):
             raise InputError("wd_norm_bias=False does nothing to fastai's OptimWrapper. Give an optimiser by "
-                             "name, partial(OptimWrapper, opt=...), or `optimizers.TorchOptimizer`.")
+                             "name, partial(OptimWrapper, opt=...), or `training.optimizers.TorchOptimizer`.")
         self.opt.spare(norm_bias_params(self.model, with_bias=True))
 
     def tta(self, *args, **kwargs):
@@ -144,7 +144,7 @@ class ImageLearner(Learner):
     def gradcam(self, items, layer=None, **kwargs):
         """Why this says what it says of any picture: a path, array, PIL picture, validation position, or a
         list of these. Returns figure and maps, see `explain.gradcam_of`"""
-        from .explain import gradcam_of
+        from ..explain import gradcam_of
         return gradcam_of(self, items, layer, **kwargs)
 
     @contextmanager
@@ -175,7 +175,7 @@ class ImageLearner(Learner):
 
     def lr_find(self, start_lr=1e-5, end_lr=10.0, num_it=100, stop_div=True, show_plot=True,
                 suggest_funcs=None, **kwargs):
-        "fastai's `lr_find`, see `finder.find_rate`: model, optimiser, generators and disk stay as they were"
+        "fastai's `lr_find` (`training.lr_finder.find_rate`): no weight, generator or file is changed"
         return find_rate(self, start_lr, end_lr, num_it, stop_div=stop_div, show_plot=show_plot,
                          suggest_funcs=suggest_funcs, **kwargs)
 

@@ -16,10 +16,10 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.torch_core import to_float
 from torch import nn
 
+from ..errors import InputError, UnknownName
+from ..files import save_atomically
+from ..machine import BF16_FLAGS, cache_dir, cpu_flags, machine_name
 from .callbacks import inside_fit
-from .errors import InputError, UnknownName
-from .files import save_atomically
-from .machine import BF16_FLAGS, cache_dir, cpu_flags, machine_name
 
 __all__ = ["PRECISIONS", "Precision", "choose_precision", "probe"]
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, combine_scheds
 
+from ..errors import InputError, UnknownName
 from .callbacks import fitting
-from .errors import InputError, UnknownName
-from .holdout import refuse_test_set, validated
+from .keep_best import refuse_test_set, validated
 
 __all__ = ["ANNEALS", "SCHEDULES", "Plateau", "Schedule", "constant", "create_schedule", "flat_cos",
            "one_cycle", "plateau", "step"]

@@ -7,7 +7,7 @@ from fastai.callback.core import Callback
 from fastai.callback.mixup import CutMix, MixUp
 from torch import nn
 
-from .errors import InputError, UnknownName
+from ..errors import InputError, UnknownName
 from .precision import Precision
 
 __all__ = ["ClipGradients", "L1Loss", "mixing"]

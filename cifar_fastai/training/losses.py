@@ -6,7 +6,7 @@ import torch
 from fastai.losses import BaseLoss, CrossEntropyLossFlat
 from torch import Tensor, nn
 
-from .errors import InputError, UnknownName
+from ..errors import InputError, UnknownName
 
 __all__ = ["CrossEntropyLoss", "LOSSES", "NLLLossFlat", "create_loss"]
 

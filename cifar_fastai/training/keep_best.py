@@ -7,8 +7,8 @@ import logging
 from fastai.callback.core import Callback
 from fastai.learner import Recorder
 
+from ..errors import InputError, UnknownName
 from .callbacks import epoch_row, fitting
-from .errors import InputError, UnknownName
 
 __all__ = ["KeepBest", "refuse_test_set", "validated"]
 

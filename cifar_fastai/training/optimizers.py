@@ -11,7 +11,7 @@ import fastai.optimizer
 import torch
 from fastai.optimizer import OptimWrapper, detuplify_pg, set_item_pg
 
-from .errors import UnknownName
+from ..errors import UnknownName
 
 __all__ = ["OPTIMIZERS", "TorchOptimizer", "optimizer"]
 

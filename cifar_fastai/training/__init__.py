@@ -1,0 +1,31 @@
+"""`DataLoaders` and a net become a trained fastai `Learner`.
+
+In: `DataLoaders` and a net, by name, function or module. Out: an ordinary `Learner`, with `lr_find` and
+`fit_one_cycle` as its users know them.
+
+Read learner first, then lr_finder and schedules (the rate), precision, losses, optimizers and regularisers
+(what a step is made of), then callbacks, device_recorder and keep_best (what watches it).
+"""
+from .callbacks import epoch_row, fitting, inside_fit
+from .keep_best import KeepBest
+from .learner import ImageLearner, cifar_learner
+from .lr_finder import (
+    SLIDE_NEEDS,
+    SUGGESTIONS,
+    careful_rate,
+    explain_rate,
+    minimum,
+    peak,
+    settled_rate,
+    slide,
+    steep,
+    valley,
+)
+from .optimizers import optimizer
+from .precision import Precision
+from .regularisers import ClipGradients, L1Loss, mixing
+from .schedules import create_schedule
+
+__all__ = ["ClipGradients", "ImageLearner", "KeepBest", "L1Loss", "Precision", "SLIDE_NEEDS", "SUGGESTIONS",
+           "careful_rate", "cifar_learner", "create_schedule", "epoch_row", "explain_rate", "fitting",
+           "inside_fit", "minimum", "mixing", "optimizer", "peak", "settled_rate", "slide", "steep", "valley"]
