@@ -206,7 +206,7 @@ def _be_the_process(folder, flags, drawn, die_at, record) -> None:
     import torch
 
     from cifar_fastai import Recipe, cli
-    from cifar_fastai.checkpoint import CheckpointStore
+    from cifar_fastai.checkpoints.store import CheckpointStore
     status = 70
     try:
         torch.set_num_threads(1)                       # the pool of several does not survive a fork
@@ -227,7 +227,8 @@ def _be_the_process(folder, flags, drawn, die_at, record) -> None:
 
 def _watched(save, die_at, seen: list):
     "`save`, which kills the process at a line the n-th time it comes to it, or takes note of the lines"
-    from cifar_fastai import checkpoint, files as saving
+    from cifar_fastai import files as saving
+    from cifar_fastai.checkpoints import store as checkpoint
     names = {checkpoint.__file__: "checkpoint", saving.__file__: "saving"}
     line, left = die_at or (None, 0)
     def trace(frame, event, arg):

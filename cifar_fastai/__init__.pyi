@@ -1,5 +1,10 @@
 from . import cli as cli, policy as policy
 from .cam_callback import GradCAMCallback as GradCAMCallback
+from .checkpoints import (
+    Checkpoint as Checkpoint,
+    StopOnNonFinite as StopOnNonFinite,
+    StopOnSignal as StopOnSignal,
+)
 from .data import ImageData as ImageData, load_data as load_data
 from .errors import InputError as InputError
 from .explain import gradcam_of as gradcam_of
@@ -23,9 +28,7 @@ from .models import (
 )
 from .policy import Policy as Policy
 from .recipe import Recipe as Recipe
-from .resume import Checkpoint as Checkpoint
 from .runs import Run as Run, train as train
-from .safety import StopOnNonFinite as StopOnNonFinite, StopOnSignal as StopOnSignal
 from .seeds import train_seeds as train_seeds
 from .training import (
     L1Loss as L1Loss,

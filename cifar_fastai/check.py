@@ -76,7 +76,7 @@ def _leftovers(folder: Path) -> Iterator[str]:
 
 
 def _checkpoints(folder: Path) -> Iterator[str]:
-    from .checkpoint import CheckpointError, verified
+    from .checkpoints import CheckpointError, verified
     paths = sorted((folder / "checkpoints").glob("epoch-*.json"))
     if not paths: yield "there is no checkpoint"
     for path in paths:
@@ -126,7 +126,7 @@ def _history(folder: Path) -> Iterator[str]:
 
 def _weights(folder: Path) -> Iterator[str]:
     "Finite, of the net that the results are about, and those of the last checkpoint"
-    from .checkpoint import CheckpointStore, verified
+    from .checkpoints import CheckpointStore, verified
     from .files import read_json
     from .run_folder import saved_recipe
     from .weights import read_tensors

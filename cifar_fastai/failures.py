@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import CheckpointStore
+from .checkpoints import CheckpointStore, Stopped
 from .errors import InputError
 from .files import SaveError
-from .safety import Stopped
 
 __all__ = ["OutOfMemory", "plain_failures"]
 

@@ -12,7 +12,7 @@ from dataclasses import fields as dataclass_fields
 from pathlib import Path
 
 from . import policy
-from .checkpoint import differences
+from .checkpoints import differences
 from .errors import InputError, UnknownName
 from .files import TEMPORARY, read_json, sha256_of, sweep, write_json
 from .machine import versions

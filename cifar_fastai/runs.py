@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from .cam_callback import GradCAMCallback
+from .checkpoints import Checkpoint, StopOnNonFinite, StopOnSignal
 from .data import ImageData, load_data
 from .errors import InputError, UnknownName
 from .failures import plain_failures
@@ -28,9 +29,7 @@ from .machine import describe_device, versions
 from .models import MODELS, model_summary
 from .recipe import Recipe, counted
 from .report import FoundRate, numbers, write_data, write_interpretation, write_predictions, write_training
-from .resume import Checkpoint
 from .run_folder import begin, begun, choose_folder, gone_unless_begun, seal, training_fields
-from .safety import StopOnNonFinite, StopOnSignal
 from .training import ImageLearner, careful_rate, cifar_learner, explain_rate, optimizer, settled_rate
 from .weights import About, save_weights
 

@@ -14,7 +14,7 @@ from fastai.optimizer import SGD, Adam, OptimWrapper, ranger
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from cifar_fastai.resume import Checkpoint
+from cifar_fastai.checkpoints.checkpoint import Checkpoint
 
 EPOCHS, BATCHES = 6, 4
 NESTEROV = partial(OptimWrapper, opt=torch.optim.SGD, momentum=0.9, nesterov=True, foreach=True)

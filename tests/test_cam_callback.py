@@ -15,13 +15,13 @@ from torch import nn
 
 from cifar_fastai import cam_callback
 from cifar_fastai.cam_callback import GradCAMCallback, _of_each
+from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.errors import InputError
 from cifar_fastai.gradcam.cam import GradCAM
 from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.loaders.picture_store import PictureStore
 from cifar_fastai.logs import TensorBoardLog
 from cifar_fastai.plots.figures import GOOD, offscreen
-from cifar_fastai.resume import Checkpoint
 from cifar_fastai.training.precision import Precision
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from made import names
 
-from cifar_fastai.checkpoint import CheckpointError, CheckpointStore, plain
+from cifar_fastai.checkpoints.store import CheckpointError, CheckpointStore, plain
 from cifar_fastai.errors import InputError
 
 pytestmark = pytest.mark.no_rounding
@@ -168,8 +168,9 @@ def test_an_unfinished_save_is_swept_away_and_a_living_ones_file_is_not(store):
 
 KILL_AT_EACH_LINE = textwrap.dedent("""
     import os, signal, sys, torch
-    from cifar_fastai import checkpoint, files as saving
-    from cifar_fastai.checkpoint import CheckpointStore
+    from cifar_fastai import files as saving
+    from cifar_fastai.checkpoints import store as checkpoint
+    from cifar_fastai.checkpoints.store import CheckpointStore
     torch.set_num_threads(1)
     state = lambda epoch: {"weight": torch.full((64,), float(epoch)), "done": epoch}
 

@@ -11,10 +11,10 @@ from made import picture_folder
 from process import at, recipe as small, run, send
 
 from cifar_fastai import cli, runs, seeds
+from cifar_fastai.checkpoints.stop_on_signal import Stopped
 from cifar_fastai.errors import InputError
 from cifar_fastai.loaders.workers import LoaderError
 from cifar_fastai.recipe import Recipe
-from cifar_fastai.safety import Stopped
 
 recipe = Recipe(name="mine")
 CLI = [sys.executable, "-m", "recipes.resnet18_20ep"]

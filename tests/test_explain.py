@@ -9,6 +9,7 @@ from stock import MEAN, STD, items, stock_learner
 from tiny import CLASSES
 from torch import nn
 
+from cifar_fastai.checkpoints.learner_state import generators
 from cifar_fastai.data.image_data import ImageData
 from cifar_fastai.errors import InputError
 from cifar_fastai.explain import choose, gradcam_of
@@ -17,7 +18,6 @@ from cifar_fastai.gradcam.faithfulness import compare
 from cifar_fastai.interpret import ImageInterpretation
 from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.plots.figures import BAD, GOOD, offscreen, overlay, percent
-from cifar_fastai.state import generators
 from cifar_fastai.training.learner import cifar_learner
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import save
 
 from cifar_fastai import Recipe, policy
-from cifar_fastai.checkpoint import CheckpointError, CheckpointStore, verified
+from cifar_fastai.checkpoints.store import CheckpointError, CheckpointStore, verified
 from cifar_fastai.errors import InputError
 from cifar_fastai.files import read_json
 from cifar_fastai.run_folder import begun, load_recipe

@@ -16,8 +16,8 @@ from process import at, hashes, leftovers, recipe, run, send, small_net, start, 
 
 from benchmarks import faults
 from cifar_fastai import check, files as saving, models, report, runs
-from cifar_fastai.checkpoint import CheckpointStore
-from cifar_fastai.resume import Checkpoint
+from cifar_fastai.checkpoints.checkpoint import Checkpoint
+from cifar_fastai.checkpoints.store import CheckpointStore
 from cifar_fastai.training import lr_finder as finder
 from cifar_fastai.training.learner import ImageLearner
 

@@ -14,13 +14,13 @@ from made import picture_folder
 from process import at, hashes, recipe, run, send, whole
 
 from cifar_fastai import GradCAM, GradCAMCallback
+from cifar_fastai.checkpoints.checkpoint import Checkpoint
+from cifar_fastai.checkpoints.stop_on_signal import StopOnSignal, Stopped
 from cifar_fastai.errors import InputError
 from cifar_fastai.loaders import batch_dl as batch_loader, workers
 from cifar_fastai.loaders.augment import build_augmentation, draw_from
 from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.predict import predict_once
-from cifar_fastai.resume import Checkpoint
-from cifar_fastai.safety import StopOnSignal, Stopped
 
 kill = send(signal.SIGKILL)
 

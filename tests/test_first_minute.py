@@ -14,8 +14,8 @@ import tiny
 from fastai.callback.core import Callback
 
 from cifar_fastai import cli, explain
+from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.lines import lines_to
-from cifar_fastai.resume import Checkpoint
 
 ROOT = Path(__file__).parent.parent
 TINY = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import torch; torch.set_num_threads(1)\n"

@@ -4,8 +4,8 @@ import torch
 from fastai.callback.core import Callback
 from torch.nn import functional as F
 
+from cifar_fastai.checkpoints.stop_on_nonfinite import StopOnNonFinite
 from cifar_fastai.errors import InputError
-from cifar_fastai.safety import StopOnNonFinite
 from cifar_fastai.training.regularisers import ClipGradients, L1Loss, mixing
 
 

@@ -13,9 +13,9 @@ from fits import EPOCHS, OPTIMISERS, KillAt, Killed, end_of, fit, scramble, tiny
 from torch import nn
 
 from cifar_fastai import files as saving
+from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.errors import InputError
 from cifar_fastai.files import SaveError
-from cifar_fastai.resume import Checkpoint
 
 pytestmark = pytest.mark.no_rounding
 
@@ -77,7 +77,7 @@ def test_F21_control_other_seeds_epochs_and_unresumed_runs_end_elsewhere(tmp_pat
 
 
 def test_the_generators_are_needed_for_the_same_end(tmp_path, undisturbed, monkeypatch):
-    monkeypatch.setattr("cifar_fastai.resume.restore_generators", lambda *_: None)
+    monkeypatch.setattr("cifar_fastai.checkpoints.checkpoint.restore_generators", lambda *_: None)
     with pytest.raises(Killed): fit(tiny(), tmp_path, [KillAt("after_epoch", 2)])
     assert fit(tiny(), tmp_path, resume=True)["sha256"] != undisturbed["nesterov"]["sha256"]
 

@@ -10,7 +10,8 @@ from fastai.callback.schedule import ParamScheduler  # noqa: F401  (patches `fit
 from fastai.learner import Callback
 from fits import OPTIMISERS, SignalAt, fit, scramble, tiny
 
-from cifar_fastai.safety import NonFiniteLoss, StopOnNonFinite, StopOnSignal, Stopped
+from cifar_fastai.checkpoints.stop_on_nonfinite import NonFiniteLoss, StopOnNonFinite
+from cifar_fastai.checkpoints.stop_on_signal import StopOnSignal, Stopped
 
 # not a number
 

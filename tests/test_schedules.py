@@ -6,9 +6,9 @@ from fastai.callback.core import Callback
 from torch import nn
 from torch.optim import lr_scheduler
 
+from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.errors import InputError
 from cifar_fastai.recipe import SCHEDULES as KNOWN
-from cifar_fastai.resume import Checkpoint
 from cifar_fastai.training.keep_best import KeepBest
 from cifar_fastai.training.regularisers import L1Loss, mixing
 from cifar_fastai.training.schedules import (

@@ -9,7 +9,7 @@ from fastai.callback.training import GradientAccumulation
 from fastai.learner import Callback
 from fits import OPTIMISERS, KillAt, Killed, fit, scramble, tiny
 
-from cifar_fastai.state import (
+from cifar_fastai.checkpoints.learner_state import (
     fit_fields,
     generators,
     learner_state,

@@ -13,11 +13,19 @@ from fastai.torch_core import rank_distrib
 from fastcore.basics import noop
 from torch.nn.utils import get_total_norm
 
-from .checkpoint import CheckpointStore, differences
-from .errors import InputError
-from .safety import Ender, NonFiniteLoss, StopOnNonFinite, StopOnSignal, last_good, running_averages
-from .state import fit_fields, generators, learner_state, restore_generators, restore_learner, run_fields
-from .training import fitting
+from ..errors import InputError
+from ..training import fitting
+from .learner_state import (
+    fit_fields,
+    generators,
+    learner_state,
+    restore_generators,
+    restore_learner,
+    run_fields,
+)
+from .stop_on_nonfinite import Ender, NonFiniteLoss, StopOnNonFinite, last_good, running_averages
+from .stop_on_signal import StopOnSignal
+from .store import CheckpointStore, differences
 
 __all__ = ["Checkpoint"]
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .errors import InputError
-from .files import save_atomically, sweep, write_json
-from .machine import versions
+from ..errors import InputError
+from ..files import save_atomically, sweep, write_json
+from ..machine import versions
 
 __all__ = ["CheckpointError", "CheckpointStore", "differences", "plain", "verified"]
 

@@ -14,7 +14,7 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import get_model, to_device
 from fastcore.foundation import L
 
-from .checkpoint import plain
+from .store import plain
 
 __all__ = ["learner_state", "restore_learner", "generators", "restore_generators", "run_fields", "fit_fields"]
 
