@@ -259,7 +259,7 @@ def _draw_little() -> None:
     from PIL import Image
 
     from cifar_fastai import report
-    from cifar_fastai.cam_callback import GradCAMCallback
+    from cifar_fastai.explain.gradcam_callback import GradCAMCallback
     from cifar_fastai.files import save_atomically
 
     def save(path, pixels):

@@ -18,7 +18,7 @@ from fastai.vision.data import ImageBlock
 from torch import nn
 
 from cifar_fastai import ImageInterpretation, cifar_dataloaders, cifar_learner
-from cifar_fastai.predict import tta_probs
+from cifar_fastai.explain.predict import tta_probs
 
 from .harness import Row, alternate, ratio
 from .pictures import coloured, write_folder

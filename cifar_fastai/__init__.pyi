@@ -1,5 +1,4 @@
 from . import cli as cli, policy as policy
-from .cam_callback import GradCAMCallback as GradCAMCallback
 from .checkpoints import (
     Checkpoint as Checkpoint,
     StopOnNonFinite as StopOnNonFinite,
@@ -7,12 +6,13 @@ from .checkpoints import (
 )
 from .data import ImageData as ImageData, load_data as load_data
 from .errors import InputError as InputError
-from .explain import gradcam_of as gradcam_of
-from .gradcam import CamOutput as CamOutput, GradCAM as GradCAM
-from .interpret import (
+from .explain import (
     ClassificationInterpretation as ClassificationInterpretation,
+    GradCAMCallback as GradCAMCallback,
     ImageInterpretation as ImageInterpretation,
+    gradcam_of as gradcam_of,
 )
+from .gradcam import CamOutput as CamOutput, GradCAM as GradCAM
 from .loaders import (
     AlbumentationsTransform as AlbumentationsTransform,
     Cutout as Cutout,

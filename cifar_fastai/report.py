@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from .interpret import ImageInterpretation
+from .explain import ImageInterpretation, clean_dl, decode_pictures, inputs_of
 from .plots import (
     Tile,
     offscreen,
@@ -26,7 +26,6 @@ from .plots import (
     show_grid,
     show_tiles,
 )
-from .predict import clean_dl, decode_pictures, inputs_of
 
 __all__ = ["FoundRate", "numbers", "plot_batch", "plot_classes", "write_data", "write_interpretation",
            "write_predictions", "write_training"]

@@ -12,15 +12,14 @@ from pathlib import Path
 
 import torch
 
-from .cam_callback import GradCAMCallback
 from .checkpoints import Checkpoint, StopOnNonFinite, StopOnSignal
 from .data import ImageData, load_data
 from .errors import InputError, UnknownName
+from .explain import GradCAMCallback, ImageInterpretation
 from .failures import plain_failures
 from .files import read_json, save_atomically, write_json
 from .gradcam import find_layers
 from .ingredients import callbacks_of, peak_factor, regularisers_of, suggestions_of
-from .interpret import ImageInterpretation
 from .lines import lines_to
 from .loaders import build_augmentation, cifar_dataloaders, subsets, usable_device
 from .lock import RunLock

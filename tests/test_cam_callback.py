@@ -13,10 +13,10 @@ from stock import count_calls, stock_dls, stock_learner
 from tiny import CLASSES, tiny_net
 from torch import nn
 
-from cifar_fastai import cam_callback
-from cifar_fastai.cam_callback import GradCAMCallback, _of_each
 from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.errors import InputError
+from cifar_fastai.explain import gradcam_callback as cam_callback
+from cifar_fastai.explain.gradcam_callback import GradCAMCallback, _of_each
 from cifar_fastai.gradcam.cam import GradCAM
 from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.loaders.picture_store import PictureStore

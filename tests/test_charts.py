@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cifar_fastai.explain.metrics import calibration, per_class
 from cifar_fastai.plots.charts import (
     plot_bins,
     plot_curves,
@@ -11,7 +12,6 @@ from cifar_fastai.plots.charts import (
     plot_scores,
 )
 from cifar_fastai.plots.figures import offscreen
-from cifar_fastai.scores import calibration, per_class
 
 
 @pytest.fixture(autouse=True)

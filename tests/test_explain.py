@@ -12,10 +12,10 @@ from torch import nn
 from cifar_fastai.checkpoints.learner_state import generators
 from cifar_fastai.data.image_data import ImageData
 from cifar_fastai.errors import InputError
-from cifar_fastai.explain import choose, gradcam_of
+from cifar_fastai.explain.any_picture import choose, gradcam_of
+from cifar_fastai.explain.interpretation import ImageInterpretation
 from cifar_fastai.gradcam.cam import METHODS, GradCAM
 from cifar_fastai.gradcam.faithfulness import compare
-from cifar_fastai.interpret import ImageInterpretation
 from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.plots.figures import BAD, GOOD, offscreen, overlay, percent
 from cifar_fastai.training.learner import cifar_learner

@@ -17,10 +17,10 @@ from cifar_fastai import GradCAM, GradCAMCallback
 from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.checkpoints.stop_on_signal import StopOnSignal, Stopped
 from cifar_fastai.errors import InputError
+from cifar_fastai.explain.predict import predict_once
 from cifar_fastai.loaders import batch_dl as batch_loader, workers
 from cifar_fastai.loaders.augment import build_augmentation, draw_from
 from cifar_fastai.loaders.block import cifar_dataloaders
-from cifar_fastai.predict import predict_once
 
 kill = send(signal.SIGKILL)
 

@@ -13,8 +13,9 @@ import pytest
 import tiny
 from fastai.callback.core import Callback
 
-from cifar_fastai import cli, explain
+from cifar_fastai import cli
 from cifar_fastai.checkpoints.checkpoint import Checkpoint
+from cifar_fastai.explain import any_picture as explain
 from cifar_fastai.lines import lines_to
 
 ROOT = Path(__file__).parent.parent
@@ -113,7 +114,7 @@ def test_the_head_of_a_resumed_table_stands_above_its_first_row(learner, tmp_pat
 # captions
 
 def test_a_class_that_is_a_number_stands_apart_from_its_probability(learner):
-    from cifar_fastai.interpret import ImageInterpretation
+    from cifar_fastai.explain.interpretation import ImageInterpretation
     interp = ImageInterpretation.from_learner(learner())
     interp.vocab = [str(k) for k in range(4)]
     for tell in (interp.said, interp.truth): assert re.fullmatch(r"\w+ \(\d+(\.\d)? %\)", tell(0)), tell(0)

@@ -5,9 +5,9 @@ from stock import Net, count_calls, items, stock_dls, stock_learner
 from torch import nn
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.gallery import listed
+from cifar_fastai.explain.gallery import listed
+from cifar_fastai.explain.interpretation import ImageInterpretation
 from cifar_fastai.gradcam.cam import GradCAM, default_layer
-from cifar_fastai.interpret import ImageInterpretation
 from cifar_fastai.models import resnet18
 from cifar_fastai.plots.figures import offscreen, overlay, percent
 

@@ -13,7 +13,7 @@ from stock import CLASSES, Net, clear, count_calls, items, smooth, stock_dls, st
 from torchvision.models import resnet18
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.interpret import ImageInterpretation
+from cifar_fastai.explain.interpretation import ImageInterpretation
 from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.plots.figures import offscreen
 from cifar_fastai.training.learner import cifar_learner

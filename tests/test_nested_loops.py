@@ -12,12 +12,12 @@ from stock import stock_dls
 from tiny import tiny_net
 from torch import nn
 
-from cifar_fastai.cam_callback import GradCAMCallback
 from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.checkpoints.stop_on_nonfinite import StopOnNonFinite
 from cifar_fastai.checkpoints.stop_on_signal import StopOnSignal
 from cifar_fastai.errors import InputError
-from cifar_fastai.interpret import ImageInterpretation
+from cifar_fastai.explain.gradcam_callback import GradCAMCallback
+from cifar_fastai.explain.interpretation import ImageInterpretation
 from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.logs import History, TensorBoardLog
 from cifar_fastai.training.callbacks import EpochSeed, EpochTable, WatchProgress, fitting, inside_fit

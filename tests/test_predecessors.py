@@ -2,9 +2,9 @@
 import json
 import re
 from dataclasses import fields
-from importlib import import_module
 from inspect import signature
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -51,10 +51,8 @@ def exists(name: str) -> bool:
     if owner in ("Recipe", "Policy"):
         cls = {"Recipe": Recipe, "Policy": Policy}[owner]
         return rest[0] in {f.name for f in fields(cls)} or hasattr(cls, rest[0])
-    found = import_module(f"cifar_fastai.{owner}")
-    for part in rest:
-        if not hasattr(found, part): return False
-        found = getattr(found, part)
+    try: resolve_name(f"cifar_fastai.{name}")
+    except (ImportError, AttributeError): return False
     return True
 
 
@@ -72,7 +70,7 @@ def test_the_recipes_of_the_first_table_exist():
 
 def test_a_name_that_does_not_exist_is_noticed():
     wrong = ("--colour", "figures/landscape.png", "notes.txt", "recipes/none.py", "Recipe.colour",
-             "models.resnet7", "python -m recipes dance", "gallery.Gallery.plot_everything")
+             "models.resnet7", "python -m recipes dance", "explain.gallery.Gallery.plot_everything")
     assert [n for n in wrong if exists(n)] == []
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.predict import clean_dl, decode_pictures, inputs_of, predict_once, tta_probs
+from cifar_fastai.explain.predict import clean_dl, decode_pictures, inputs_of, predict_once, tta_probs
 from cifar_fastai.training.precision import Precision
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 from stock import CLASSES, BlackOut, items, stock_dls, stock_learner
 
 from cifar_fastai import report
-from cifar_fastai.interpret import ImageInterpretation
+from cifar_fastai.explain.interpretation import ImageInterpretation
 from cifar_fastai.plots.figures import offscreen
 from cifar_fastai.report import (
     FoundRate,

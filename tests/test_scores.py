@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from cifar_fastai.scores import calibration, confusion, per_class
+from cifar_fastai.explain.metrics import calibration, confusion, per_class
 
 
 @pytest.fixture

@@ -143,7 +143,7 @@ class ImageLearner(Learner):
 
     def gradcam(self, items, layer=None, **kwargs):
         """Why this says what it says of any picture: a path, array, PIL picture, validation position, or a
-        list of these. Returns figure and maps, see `explain.gradcam_of`"""
+        list of these. Returns figure and maps, see `explain.any_picture.gradcam_of`"""
         from ..explain import gradcam_of
         return gradcam_of(self, items, layer, **kwargs)
 

@@ -19,12 +19,12 @@ from matplotlib.figure import Figure
 from sklearn.metrics import classification_report
 from torch import Tensor
 
-from .errors import InputError, UnknownName
-from .files import save_atomically
+from ..errors import InputError, UnknownName
+from ..files import save_atomically
+from ..plots import plot_bins, plot_matrix, plot_scores
 from .gallery import Gallery, listed
-from .plots import plot_bins, plot_matrix, plot_scores
+from .metrics import Calibration, calibration, confusion, per_class
 from .predict import clean_dl, inputs_of, predict_once
-from .scores import Calibration, calibration, confusion, per_class
 
 __all__ = ["ImageInterpretation"]
 

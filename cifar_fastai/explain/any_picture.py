@@ -17,11 +17,11 @@ from fastai.torch_core import get_model
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .checkpoints import generators, restore_generators
-from .errors import InputError, UnknownName
+from ..checkpoints import generators, restore_generators
+from ..errors import InputError, UnknownName
+from ..gradcam import CamOutput, GradCAM, default_layer, find_layers
+from ..plots import BAD, GOOD, Tile, add_colorbar, overlay, short, show_tiles
 from .gallery import likely
-from .gradcam import CamOutput, GradCAM, default_layer, find_layers
-from .plots import BAD, GOOD, Tile, add_colorbar, overlay, short, show_tiles
 from .predict import batch_of, clean_dl, decode_pictures
 
 __all__ = ["Chosen", "Explained", "choose", "class_names", "gradcam_of", "target_of"]

@@ -12,9 +12,9 @@ from fastai.torch_core import get_model
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .errors import InputError, UnknownName
-from .gradcam import GradCAM, compare, default_layer, find_layers
-from .plots import BAD, GOOD, Tile, add_colorbar, overlay, percent, short, show_message, show_tiles
+from ..errors import InputError, UnknownName
+from ..gradcam import GradCAM, compare, default_layer, find_layers
+from ..plots import BAD, GOOD, Tile, add_colorbar, overlay, percent, short, show_message, show_tiles
 from .predict import decode_pictures, inputs_of
 
 __all__ = ["Gallery", "likely", "listed"]

@@ -19,8 +19,8 @@ from fasttransform import compose_tfms
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import InputError, UnknownName
-from .plots import as_picture
+from ..errors import InputError, UnknownName
+from ..plots import as_picture
 
 __all__ = ["VIEWS", "Predictions", "batch_of", "predict_once", "tta_probs", "clean_dl", "inputs_of",
            "decode_pictures"]

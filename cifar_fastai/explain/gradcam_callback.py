@@ -14,11 +14,11 @@ from fastcore.imports import IN_NOTEBOOK
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .errors import InputError, UnknownName
-from .explain import choose, class_names, target_of
-from .gradcam import METHODS, GradCAM, NotFinite, default_layer, heatmap
-from .plots import BAD, GOOD, new_figure, offscreen, overlay, save_figure, short, show_message, text
-from .training import fitting, inside_fit
+from ..errors import InputError, UnknownName
+from ..gradcam import METHODS, GradCAM, NotFinite, default_layer, heatmap
+from ..plots import BAD, GOOD, new_figure, offscreen, overlay, save_figure, short, show_message, text
+from ..training import fitting, inside_fit
+from .any_picture import choose, class_names, target_of
 
 __all__ = ["GradCAMCallback"]
 
@@ -36,7 +36,7 @@ class GradCAMCallback(Callback):
         layer=None,                # name, regular expression, module, or a list; None: `default_layer`
         every: int = 1,            # epochs from one set of maps to the next
         n: int = 8,                # pictures of the validation set, by turns of each class
-        items=None,                # or these: positions in it, paths, arrays … as `explain.choose` takes them
+        items=None,                # or these: positions in it, paths, arrays … (`explain.any_picture.choose`)
         method: str = "gradcam",   # one of `gradcam.METHODS`
         target=None,               # None: the predicted class; "true"; a class or its name
         path=None,                 # a PNG that is written anew with each set
