@@ -181,7 +181,8 @@ def _warm() -> None:
     "Import what a run imports, so that forked processes start at once"
     import torch.utils.tensorboard  # noqa: F401
 
-    from cifar_fastai import models, runs  # noqa: F401
+    from cifar_fastai import models
+    from cifar_fastai.runs import one_run as runs  # noqa: F401
     models.MODELS["small"] = small_net
 
 
@@ -258,9 +259,9 @@ def _draw_little() -> None:
     import numpy as np
     from PIL import Image
 
-    from cifar_fastai import report
     from cifar_fastai.explain.gradcam_callback import GradCAMCallback
     from cifar_fastai.files import save_atomically
+    from cifar_fastai.runs import report
 
     def save(path, pixels):
         from io import BytesIO

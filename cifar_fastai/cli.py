@@ -116,7 +116,7 @@ def _run(recipe: Recipe, args, out, resume: bool) -> None:
     if not args.seeds:
         train(recipe, source, out, resume=resume, **common)
         return
-    from .seeds import train_seeds
+    from .runs import train_seeds
     train_seeds(recipe, source, args.seeds, out, resume=resume, **common)
 
 
@@ -127,7 +127,7 @@ def _bring(source: str, size: int, args) -> None:
     if source in data.NAMES: here = os.environ.get(f"{source.upper()}_DIR") or search.already_here(source)
     else: here = os.path.exists(os.path.expanduser(source))
     if here: return
-    from .lines import lines_to
+    from .runs import lines_to
     with lines_to(quiet=args.quiet): data.load_data(source, size=size, unverified=args.unverified)
 
 
@@ -135,7 +135,7 @@ def _resumed(recipe: Recipe, args) -> tuple[str | None, bool]:
     "The run folder and whether to resume it"
     if args.resume is None: return args.out, False
     if args.resume == "newest" and args.out is not None: return args.out, True     # may still be to be made
-    from .run_folder import newest_run
+    from .runs import newest_run
     folder = newest_run(recipe) if args.resume == "newest" else Path(args.resume)
     if folder is None:
         raise InputError(f"no run to resume in runs/{recipe.name}. Give its folder: --resume FOLDER.")
@@ -147,7 +147,7 @@ def _resumed(recipe: Recipe, args) -> tuple[str | None, bool]:
 def _begun_with(recipe: Recipe, flags, out, resume: bool) -> dict:
     "What the flags of the run to resume were; a flag that is given again must say the same"
     if not resume or not Path(out, "recipe.json").exists(): return {}
-    from .run_folder import saved_recipe
+    from .runs import saved_recipe
     saved = saved_recipe(Path(out))
     return {k: saved[k] for k in flags if k in saved}
 
@@ -155,5 +155,5 @@ def _begun_with(recipe: Recipe, flags, out, resume: bool) -> dict:
 def _begun_data(out, resume: bool) -> str | None:
     "Where the data of the run to resume lies"
     if not resume: return None
-    from .run_folder import begun
+    from .runs import begun
     return begun(Path(out)).get("data")

@@ -100,7 +100,7 @@ def _train(argv: list[str]) -> None:
     if not argv or argv[0].startswith("-"):
         raise InputError("python -m recipes train takes a recipe's file first. Give one, such as the "
                          "recipe.json of a run, then the flags.")
-    from cifar_fastai.run_folder import load_recipe
+    from cifar_fastai.runs.run_folder import load_recipe
     path = Path(argv[0])
     recipe = load_recipe(path / "recipe.json" if path.is_dir() else path, name=path.stem)
     cli.main(recipe, argv[1:], prog=f"python -m recipes train {argv[0]}")
@@ -112,7 +112,7 @@ def _compare(argv: list[str]) -> None:
     parser.add_argument("--out", help="folder of the table and figures (default: runs/comparison-<time>)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
-    from cifar_fastai.compare import compare, table
+    from cifar_fastai.runs.compare import compare, table
     out = Path(args.out or Path("runs") / f"comparison-{time.strftime('%Y%m%d-%H%M%S')}")
     print(layout(table(compare(args.runs, out))))
     print(f"\nfigures and table in {out}")

@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.faults import COMPARED, _draw_little, small_net
-from cifar_fastai import Recipe, cli, models, runs  # noqa: F401
+from cifar_fastai import Recipe, cli, models
 from cifar_fastai.data.sources import load_data
+from cifar_fastai.runs import one_run as runs  # noqa: F401
 
 BYTES = [*COMPARED, "recipe.json"]
 recipe = Recipe(name="small", model="small", epochs=3, bs=32, min_steps=8, limit=256, lr_its=26,

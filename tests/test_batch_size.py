@@ -4,10 +4,11 @@ import json
 import pytest
 import tiny
 
-from cifar_fastai import cli, runs
+from cifar_fastai import cli
 from cifar_fastai.errors import InputError
 from cifar_fastai.recipe import Recipe
-from cifar_fastai.run_folder import load_recipe, saved_recipe
+from cifar_fastai.runs import one_run as runs
+from cifar_fastai.runs.run_folder import load_recipe, saved_recipe
 
 recipe = tiny.recipe.but(lr=.05, epochs=1, bs=64, min_steps=16)      # of 160 pictures: batches of 8
 

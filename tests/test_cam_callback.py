@@ -20,8 +20,8 @@ from cifar_fastai.explain.gradcam_callback import GradCAMCallback, _of_each
 from cifar_fastai.gradcam.cam import GradCAM
 from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.loaders.picture_store import PictureStore
-from cifar_fastai.logs import TensorBoardLog
 from cifar_fastai.plots.figures import GOOD, offscreen
+from cifar_fastai.runs.logs import TensorBoardLog
 from cifar_fastai.training.precision import Precision
 
 

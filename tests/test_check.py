@@ -9,9 +9,9 @@ import pytest
 import torch
 from process import at, run, send, whole
 
-from cifar_fastai import runs
-from cifar_fastai.check import check, main
 from cifar_fastai.errors import InputError
+from cifar_fastai.runs import one_run as runs
+from cifar_fastai.runs.verify import check, main
 
 
 @pytest.fixture
@@ -123,6 +123,6 @@ def test_what_is_no_run_is_refused_with_2(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_it_runs_as_a_module(folder):
-    command = [sys.executable, "-m", "cifar_fastai.check", folder]
+    command = [sys.executable, "-m", "cifar_fastai.runs.verify", folder]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"{folder}: whole\n"), done.stderr

@@ -10,11 +10,12 @@ import pytest
 from made import picture_folder
 from process import at, recipe as small, run, send
 
-from cifar_fastai import cli, runs, seeds
+from cifar_fastai import cli
 from cifar_fastai.checkpoints.stop_on_signal import Stopped
 from cifar_fastai.errors import InputError
 from cifar_fastai.loaders.workers import LoaderError
 from cifar_fastai.recipe import Recipe
+from cifar_fastai.runs import one_run as runs
 
 recipe = Recipe(name="mine")
 CLI = [sys.executable, "-m", "recipes.resnet18_20ep"]
@@ -26,7 +27,7 @@ CLI = [sys.executable, "-m", "recipes.resnet18_20ep"]
 def trained(monkeypatch):
     "What `train` was called with"
     calls = []
-    monkeypatch.setattr(runs, "train", lambda *args, **kwargs: calls.append((args, kwargs)))
+    monkeypatch.setattr("cifar_fastai.runs.train", lambda *args, **kwargs: calls.append((args, kwargs)))
     return calls
 
 
@@ -68,7 +69,8 @@ def test_every_flag_is_tried_here():
 
 def test_seeds_are_run_one_after_the_other(monkeypatch):
     calls = []
-    monkeypatch.setattr(seeds, "train_seeds", lambda *args, **kwargs: calls.append((args, kwargs["quiet"])))
+    monkeypatch.setattr("cifar_fastai.runs.train_seeds",
+                        lambda *args, **kwargs: calls.append((args, kwargs["quiet"])))
     cli.main(recipe, ["--data", "digits", "--seeds", "3", "1", "--quiet"])
     assert calls == [((recipe, "digits", [3, 1], None), True)]
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import tiny
 
-from cifar_fastai import seeds
-from cifar_fastai.compare import compare, grouped, plot_confusion_difference, read_runs, table
 from cifar_fastai.errors import InputError
-from cifar_fastai.runs import train
+from cifar_fastai.runs import seeds
+from cifar_fastai.runs.compare import compare, grouped, plot_confusion_difference, read_runs, table
+from cifar_fastai.runs.one_run import train
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def runs(tmp_path_factory):
     out = tmp_path_factory.mktemp("compared")
     with pytest.MonkeyPatch.context() as m:      # no figures: what is compared stands in other files
         for name in ("write_data", "write_training", "write_interpretation"):
-            m.setattr(f"cifar_fastai.runs.{name}", lambda *args, **kwargs: {})
+            m.setattr(f"cifar_fastai.runs.one_run.{name}", lambda *args, **kwargs: {})
         long = tiny.recipe.but(lr=0.1, epochs=3, seed=1)
         train(long, tiny.learnable(), out / "long", quiet=True, device="cpu")
     for seed, accuracy in ((1, 0.5), (2, 0.75)):

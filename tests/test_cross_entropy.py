@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import tiny
 
-from cifar_fastai.compare import grouped, read_runs, table
-from cifar_fastai.runs import train
-from cifar_fastai.seeds import summary
+from cifar_fastai.runs.compare import grouped, read_runs, table
+from cifar_fastai.runs.one_run import train
+from cifar_fastai.runs.seeds import summary
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     "A run with label smoothing and one without"
     tiny.register()
-    from cifar_fastai import runs
+    from cifar_fastai.runs import one_run as runs
     root = tmp_path_factory.mktemp("losses")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("write_data", "write_training", "write_interpretation"):

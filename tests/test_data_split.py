@@ -13,7 +13,7 @@ from cifar_fastai.data.sources import load_data
 from cifar_fastai.errors import InputError
 from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.machine import cache_dir
-from cifar_fastai.runs import train
+from cifar_fastai.runs.one_run import train
 
 pytestmark = pytest.mark.usefixtures("alone")
 

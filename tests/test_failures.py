@@ -9,8 +9,8 @@ import torch
 from cifar_fastai.checkpoints.stop_on_signal import Stopped
 from cifar_fastai.checkpoints.store import CheckpointStore
 from cifar_fastai.errors import InputError
-from cifar_fastai.failures import OutOfMemory, plain_failures
 from cifar_fastai.files import SaveError
+from cifar_fastai.runs.console import OutOfMemory, plain_failures
 
 
 def said(folder, error):

@@ -18,7 +18,7 @@ from cifar_fastai import Recipe, policy
 from cifar_fastai.checkpoints.store import CheckpointError, CheckpointStore, verified
 from cifar_fastai.errors import InputError
 from cifar_fastai.files import read_json
-from cifar_fastai.run_folder import begun, load_recipe
+from cifar_fastai.runs.run_folder import begun, load_recipe
 from cifar_fastai.weights import load_weights, read_tensors
 
 pytestmark = pytest.mark.no_rounding

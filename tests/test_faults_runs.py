@@ -15,9 +15,10 @@ from made import picture_folder
 from process import at, hashes, leftovers, recipe, run, send, small_net, start, whole
 
 from benchmarks import faults
-from cifar_fastai import check, files as saving, models, report, runs
+from cifar_fastai import files as saving, models
 from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.checkpoints.store import CheckpointStore
+from cifar_fastai.runs import one_run as runs, report, verify as check
 from cifar_fastai.training import lr_finder as finder
 from cifar_fastai.training.learner import ImageLearner
 
@@ -420,7 +421,7 @@ def test_F23_out_of_memory_hints_at_the_batch_size_and_keeps_the_checkpoint(tmp_
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_F23_out_of_memory_on_a_gpu(tmp_path):
-    from cifar_fastai.failures import OutOfMemory, plain_failures
+    from cifar_fastai.runs.console import OutOfMemory, plain_failures
     with pytest.raises(OutOfMemory, match="--bs 256"), plain_failures(tmp_path, 512):
         torch.empty(1 << 50, device="cuda")
 

@@ -16,7 +16,7 @@ from fastai.callback.core import Callback
 from cifar_fastai import cli
 from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.explain import any_picture as explain
-from cifar_fastai.lines import lines_to
+from cifar_fastai.runs.console import lines_to
 
 ROOT = Path(__file__).parent.parent
 TINY = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import torch; torch.set_num_threads(1)\n"
@@ -152,7 +152,7 @@ def test_help_of_train_names_every_flag(capsys):
 
 def test_a_wrong_value_in_a_recipe_file_names_the_file(tmp_path):
     from cifar_fastai.errors import InputError
-    from cifar_fastai.run_folder import load_recipe
+    from cifar_fastai.runs.run_folder import load_recipe
     path = tmp_path / "mine.json"
     for text, wrong in (('{"epoch": 3}', "unknown recipe field 'epoch'"), ('{"epochs": 0}', "epochs=0"),
                         ('{"aug": {"padd": 4}}', "unknown policy field 'padd'"), ('{"aug": 7}', "aug=7")):

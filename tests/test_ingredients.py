@@ -4,7 +4,7 @@ import torch
 from fastai.callback.mixup import CutMix, MixUp
 
 from cifar_fastai import Recipe
-from cifar_fastai.ingredients import callbacks_of, peak_factor, regularisers_of, suggestions_of
+from cifar_fastai.runs.from_recipe import callbacks_of, peak_factor, regularisers_of, suggestions_of
 from cifar_fastai.training.keep_best import KeepBest
 from cifar_fastai.training.lr_finder import SUGGESTIONS
 from cifar_fastai.training.regularisers import ClipGradients, L1Loss

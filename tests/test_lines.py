@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from cifar_fastai.lines import lines_to
 from cifar_fastai.recipe import counted
+from cifar_fastai.runs.console import lines_to
 
 log = logging.getLogger("cifar_fastai")
 

@@ -8,10 +8,10 @@ import pytest
 from made import names
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.lock import RunLock
+from cifar_fastai.runs.lock import RunLock
 
 HOLD = """import os, sys
-from cifar_fastai.lock import RunLock
+from cifar_fastai.runs.lock import RunLock
 with RunLock(sys.argv[1]):
     if sys.argv[2:] and os.fork(): os._exit(0)
     print("held", flush=True)

@@ -10,7 +10,7 @@ from fastai.callback.core import Callback
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cifar_fastai.logs import History, TensorBoardLog
+from cifar_fastai.runs.logs import History, TensorBoardLog
 
 
 class Reads(Callback):

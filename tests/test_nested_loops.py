@@ -19,7 +19,7 @@ from cifar_fastai.errors import InputError
 from cifar_fastai.explain.gradcam_callback import GradCAMCallback
 from cifar_fastai.explain.interpretation import ImageInterpretation
 from cifar_fastai.loaders.block import cifar_dataloaders
-from cifar_fastai.logs import History, TensorBoardLog
+from cifar_fastai.runs.logs import History, TensorBoardLog
 from cifar_fastai.training.callbacks import EpochSeed, EpochTable, WatchProgress, fitting, inside_fit
 from cifar_fastai.training.device_recorder import DeviceRecorder
 from cifar_fastai.training.keep_best import KeepBest, validated

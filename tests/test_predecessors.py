@@ -20,8 +20,9 @@ ROWS = [[c.strip() for c in line.strip("|").split("|")] for line in PAGE.splitli
 FEATURES = {r[0]: r[6] for r in ROWS[2:] if not r[0].startswith("**")}
 PAIRS = [[c.strip() for c in line.strip("|").split("|")] for line in PAGE.split("## Measured")[1].splitlines()
          if re.match(r"\| [A-E] ", line)]
-DRAWN = (ROOT / "cifar_fastai" / "report.py").read_text()
-WRITTEN = "".join((ROOT / "cifar_fastai" / f).read_text() for f in ("report.py", "runs.py", "run_folder.py"))
+DRAWN = (ROOT / "cifar_fastai" / "runs" / "report.py").read_text()
+RUNS = ROOT / "cifar_fastai" / "runs"
+WRITTEN = "".join((RUNS / f).read_text() for f in ("report.py", "one_run.py", "run_folder.py"))
 
 # section 5 of the comparison: everything that at least one of the five does
 UNION = """ResNet-18; ResNet-34; ResNet-50; ResNet-101; custom ResNet of 6.57 M; norm by choice; parameter

@@ -7,8 +7,8 @@ import pytest
 import tiny
 import torch
 
-from cifar_fastai import runs
 from cifar_fastai.errors import InputError
+from cifar_fastai.runs import one_run as runs
 from cifar_fastai.training.lr_finder import careful_rate, fell, minimum, peak, slide, steep, valley
 
 

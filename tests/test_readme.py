@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from cifar_fastai import Recipe, policy
-from cifar_fastai.run_folder import load_recipe
+from cifar_fastai.runs.run_folder import load_recipe
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -30,7 +30,7 @@ def test_the_notebook_cell_trains_a_net_that_knows_digits():
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("all_cores")
 def test_the_amended_recipe_leaves_a_whole_run(tmp_path, monkeypatch):
-    from cifar_fastai.check import check
+    from cifar_fastai.runs.verify import check
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(BLOCKS[1].replace("epochs=5", "epochs=1"), names)

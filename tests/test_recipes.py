@@ -10,7 +10,7 @@ import tiny
 
 from cifar_fastai import Recipe
 from cifar_fastai.errors import InputError
-from cifar_fastai.runs import train
+from cifar_fastai.runs.one_run import train
 from recipes.__main__ import listing, main, measured, recipes, schedule
 
 ALL = {r.name: r for found in recipes().values() for r in found}
@@ -52,7 +52,7 @@ def runs(tmp_path_factory):
 def test_a_recipe_trains_on_digits_with_its_own_options(name, runs, monkeypatch):
     if name != DRAWN:
         for write in ("write_data", "write_training", "write_interpretation"):
-            monkeypatch.setattr(f"cifar_fastai.runs.{write}", lambda *args, **kwargs: {})
+            monkeypatch.setattr(f"cifar_fastai.runs.one_run.{write}", lambda *args, **kwargs: {})
     given = {"lr": 0.05} if ALL[name].norm == "gn" else {}    # this small a net hardly moves in a range test
     r = ALL[name].but(**SMALL, **given, epochs=2)
     run = train(r, "digits", runs / name, quiet=True, device="cpu")
@@ -69,7 +69,7 @@ def test_a_recipe_trains_on_digits_with_its_own_options(name, runs, monkeypatch)
 
 def test_the_recipe_in_a_runs_folder_is_trained_again_to_the_same_weights(runs, tmp_path, monkeypatch):
     for write in ("write_data", "write_training", "write_interpretation"):
-        monkeypatch.setattr(f"cifar_fastai.runs.{write}", lambda *args, **kwargs: {})
+        monkeypatch.setattr(f"cifar_fastai.runs.one_run.{write}", lambda *args, **kwargs: {})
     r = ALL["custom_resnet_24ep"].but(**SMALL, epochs=2, mixup=.4, name="mine")
     run = train(r, "digits", tmp_path / "first", quiet=True, device="cpu")
     flags = ["--data", "digits", "--device", "cpu", "--quiet", "--out"]

@@ -6,10 +6,10 @@ from matplotlib import pyplot as plt
 from PIL import Image
 from stock import CLASSES, BlackOut, items, stock_dls, stock_learner
 
-from cifar_fastai import report
 from cifar_fastai.explain.interpretation import ImageInterpretation
 from cifar_fastai.plots.figures import offscreen
-from cifar_fastai.report import (
+from cifar_fastai.runs import report
+from cifar_fastai.runs.report import (
     FoundRate,
     numbers,
     plot_batch,

@@ -8,7 +8,7 @@ import pytest
 from cifar_fastai import Recipe, policy
 from cifar_fastai.errors import InputError
 from cifar_fastai.files import read_json
-from cifar_fastai.run_folder import (
+from cifar_fastai.runs.run_folder import (
     begin,
     begun,
     choose_folder,

@@ -14,11 +14,11 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import recipe as all_of_it, tiny_net, write_folder
 
-from cifar_fastai import runs
 from cifar_fastai.data.sources import load_data
 from cifar_fastai.errors import InputError
 from cifar_fastai.machine import versions
-from cifar_fastai.runs import train
+from cifar_fastai.runs import one_run as runs
+from cifar_fastai.runs.one_run import train
 from cifar_fastai.weights import load_weights
 
 FIGURES = {"batch", "classes", "lr_find", "lr_schedule", "curves", "top_losses", "misclassified", "gradcam",

@@ -5,9 +5,9 @@ from statistics import stdev
 import pytest
 from tiny import recipe
 
-from cifar_fastai import seeds
 from cifar_fastai.errors import InputError
-from cifar_fastai.seeds import summary, train_seeds
+from cifar_fastai.runs import seeds
+from cifar_fastai.runs.seeds import summary, train_seeds
 
 
 def test_each_seed_has_its_run_folder_and_the_summary_stands_beside_them(undrawn, learnable, tmp_path):

@@ -31,11 +31,11 @@ def peak(
     factor: float = 1.0,    # of the rate where the loss is lowest
 ) -> tuple:                 # the rate, and the point of the curve
     """A peak for the one-cycle of SGD: the rate where the loss is lowest, or so many times it. A net that was
-    warmed up bears more than one that meets each rate for a single batch: `ingredients.peak_factor` tells
-    how much by the length of the warm-up, and recipes go by it. Adam wants an eighth of that, a constant
-    rate fastai's `minimum`, a tenth of the rate with the lowest loss. The bottom is sought before the loss
-    stands 5 % above its beginning (nets with batch norm come back from there, but not by learning), the
-    peak before it stands 50 % above"""
+    warmed up bears more than one that meets each rate for a single batch: `runs.from_recipe.peak_factor`
+    tells how much by the length of the warm-up, and recipes go by it. Adam wants an eighth of that, a
+    constant rate fastai's `minimum`, a tenth of the rate with the lowest loss. The bottom is sought before
+    the loss stands 5 % above its beginning (nets with batch norm come back from there, but not by learning),
+    the peak before it stands 50 % above"""
     begin = losses[:max(1, len(losses) // 5)].max()                                # they are noisy at first
     bottom = lrs[losses[:_first_above(losses, 1.05 * begin)].argmin()]
     k = int((lrs[:_first_above(losses, 1.5 * begin)] - factor * bottom).abs().argmin())

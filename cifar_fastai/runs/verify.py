@@ -1,4 +1,4 @@
-"""Is a run folder whole, and does it say the truth? `python -m cifar_fastai.check runs/demo`
+"""Is a run folder whole, and does it say the truth? `python -m cifar_fastai.runs.verify runs/demo`
 
 Compares every file with the manifest (sha256), the results with the predictions, the weights with the last
 checkpoint. Exit status: 0 whole, 1 something is wrong or missing, 2 no run folder.
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from .errors import InputError
+from ..errors import InputError
 
 __all__ = ["check", "main"]
 
@@ -41,7 +41,7 @@ def check(
 
 def _files(folder: Path) -> Iterator[str]:
     "Against the manifest, which is written last"
-    from .files import read_json, sha256_of
+    from ..files import read_json, sha256_of
     from .run_folder import sealed_files
     if not (folder / "manifest.json").exists():
         gone = [n for n in NEEDED if not (folder / n).exists()]
@@ -69,14 +69,14 @@ def _files(folder: Path) -> Iterator[str]:
 
 
 def _leftovers(folder: Path) -> Iterator[str]:
-    from .files import TEMPORARY
+    from ..files import TEMPORARY
     for path in sorted(folder.rglob("*.tmp")):
         if TEMPORARY.fullmatch(path.name):
             yield f"{path.relative_to(folder)} was left by a save that was cut short"
 
 
 def _checkpoints(folder: Path) -> Iterator[str]:
-    from .checkpoints import CheckpointError, verified
+    from ..checkpoints import CheckpointError, verified
     paths = sorted((folder / "checkpoints").glob("epoch-*.json"))
     if not paths: yield "there is no checkpoint"
     for path in paths:
@@ -85,7 +85,7 @@ def _checkpoints(folder: Path) -> Iterator[str]:
 
 
 def _recipe(folder: Path) -> Iterator[str]:
-    from .files import read_json
+    from ..files import read_json
     from .run_folder import load_recipe
     recipe = load_recipe(folder / "recipe.json")
     if not (folder / "results.json").exists(): return
@@ -98,7 +98,7 @@ def _recipe(folder: Path) -> Iterator[str]:
 
 def _predictions(folder: Path) -> Iterator[str]:
     "The numbers of results.json, once more from predictions.csv"
-    from .files import read_json
+    from ..files import read_json
     if not (folder / "results.json").exists() or not (folder / "predictions.csv").exists(): return
     results, rows = read_json(folder / "results.json"), _rows(folder / "predictions.csv")
     try:
@@ -126,10 +126,10 @@ def _history(folder: Path) -> Iterator[str]:
 
 def _weights(folder: Path) -> Iterator[str]:
     "Finite, of the net that the results are about, and those of the last checkpoint"
-    from .checkpoints import CheckpointStore, verified
-    from .files import read_json
+    from ..checkpoints import CheckpointStore, verified
+    from ..files import read_json
+    from ..weights import read_tensors
     from .run_folder import saved_recipe
-    from .weights import read_tensors
     if not (folder / "weights.safetensors").exists(): return
     tensors, about = read_tensors(folder / "weights.safetensors")
     if bad := [name for name, v in tensors.items() if not v.isfinite().all()]:
@@ -152,7 +152,7 @@ def _rows(path: Path) -> list[dict]:
 
 
 def _other_versions(made: dict | None) -> Iterator[str]:
-    from .machine import versions
+    from ..machine import versions
     if not isinstance(made, dict): return
     for name, version in versions().items():
         if made.get(name) not in (None, version): yield f"made with {name} {made[name]}, here is {version}"
@@ -161,7 +161,7 @@ def _other_versions(made: dict | None) -> Iterator[str]:
 def main(argv: list[str] | None = None) -> int:
     "Print what is wrong with a run folder; the exit status"
     argv = sys.argv[1:] if argv is None else argv
-    from .errors import report_errors
+    from ..errors import report_errors
     with report_errors():
         if len(argv) != 1 or argv[0].startswith("-"):
             print(__doc__.strip())

@@ -7,8 +7,8 @@ from functools import partial
 
 from fastai.callback.core import Callback
 
-from .recipe import Recipe
-from .training import (
+from ..recipe import Recipe
+from ..training import (
     SLIDE_NEEDS,
     SUGGESTIONS,
     ClipGradients,

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from .explain import ImageInterpretation, clean_dl, decode_pictures, inputs_of
-from .plots import (
+from ..explain import ImageInterpretation, clean_dl, decode_pictures, inputs_of
+from ..plots import (
     Tile,
     offscreen,
     plot_curves,

@@ -3,7 +3,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from .errors import InputError
+from ..errors import InputError
 
 try:
     import fcntl

@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 from statistics import mean, stdev
 
-from .errors import InputError
-from .files import write_json
-from .lines import lines_to
-from .recipe import Recipe
-from .runs import train
+from ..errors import InputError
+from ..files import write_json
+from ..recipe import Recipe
+from .console import lines_to
+from .one_run import train
 
 __all__ = ["summary", "train_seeds"]
 

@@ -12,25 +12,24 @@ from pathlib import Path
 
 import torch
 
-from .checkpoints import Checkpoint, StopOnNonFinite, StopOnSignal
-from .data import ImageData, load_data
-from .errors import InputError, UnknownName
-from .explain import GradCAMCallback, ImageInterpretation
-from .failures import plain_failures
-from .files import read_json, save_atomically, write_json
-from .gradcam import find_layers
-from .ingredients import callbacks_of, peak_factor, regularisers_of, suggestions_of
-from .lines import lines_to
-from .loaders import build_augmentation, cifar_dataloaders, subsets, usable_device
+from ..checkpoints import Checkpoint, StopOnNonFinite, StopOnSignal
+from ..data import ImageData, load_data
+from ..errors import InputError, UnknownName
+from ..explain import GradCAMCallback, ImageInterpretation
+from ..files import read_json, save_atomically, write_json
+from ..gradcam import find_layers
+from ..loaders import build_augmentation, cifar_dataloaders, subsets, usable_device
+from ..machine import describe_device, versions
+from ..models import MODELS, model_summary
+from ..recipe import Recipe, counted
+from ..training import ImageLearner, careful_rate, cifar_learner, explain_rate, optimizer, settled_rate
+from ..weights import About, save_weights
+from .console import lines_to, plain_failures
+from .from_recipe import callbacks_of, peak_factor, regularisers_of, suggestions_of
 from .lock import RunLock
 from .logs import History, TensorBoardLog
-from .machine import describe_device, versions
-from .models import MODELS, model_summary
-from .recipe import Recipe, counted
 from .report import FoundRate, numbers, write_data, write_interpretation, write_predictions, write_training
 from .run_folder import begin, begun, choose_folder, gone_unless_begun, seal, training_fields
-from .training import ImageLearner, careful_rate, cifar_learner, explain_rate, optimizer, settled_rate
-from .weights import About, save_weights
 
 __all__ = ["Run", "train"]
 

@@ -15,8 +15,8 @@ import torch
 from fastai.callback.core import Callback
 from fastai.learner import Recorder
 
-from .files import save_atomically
-from .training import epoch_row, fitting
+from ..files import save_atomically
+from ..training import epoch_row, fitting
 
 __all__ = ["History", "TensorBoardLog"]
 

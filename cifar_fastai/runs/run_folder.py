@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 
-from . import policy
-from .checkpoints import differences
-from .errors import InputError, UnknownName
-from .files import TEMPORARY, read_json, sha256_of, sweep, write_json
-from .machine import versions
-from .recipe import Recipe
+from .. import policy
+from ..checkpoints import differences
+from ..errors import InputError, UnknownName
+from ..files import TEMPORARY, read_json, sha256_of, sweep, write_json
+from ..machine import versions
+from ..recipe import Recipe
 
 __all__ = ["begin", "begun", "choose_folder", "gone_unless_begun", "holds_run", "load_recipe", "newest_run",
            "saved_recipe", "seal", "sealed_files", "training_fields"]

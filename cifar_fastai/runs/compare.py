@@ -15,9 +15,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .errors import InputError
-from .files import read_json, save_atomically
-from .plots import new_figure, offscreen, save_figure, short, text
+from ..errors import InputError
+from ..files import read_json, save_atomically
+from ..plots import new_figure, offscreen, save_figure, short, text
 
 __all__ = ["Group", "SavedRun", "compare", "grouped", "read_runs", "table"]
 
@@ -84,7 +84,7 @@ def _read(folder: Path) -> SavedRun:
         confusion = _confusion(folder / "predictions.csv", list(results["accuracy_per_class"]))
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as e:
         raise InputError(f"{folder} is damaged: history.csv or predictions.csv cannot be read ({e!r}). "
-                         "See python -m cifar_fastai.check.") from e
+                         "See python -m cifar_fastai.runs.verify.") from e
     return SavedRun(folder, results, recipe, history, confusion)
 
 
