@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ["test_gradcam_reference.py", "test_gradcam.py", "test_faithfulness.py"]
+TESTS = ["gradcam/test_cam_reference.py", "gradcam/test_cam.py", "gradcam/test_faithfulness.py"]
 CAM, CHECKS, AREAS = "gradcam/cam.py", "gradcam/checks.py", "gradcam/faithfulness.py"
 MEAN, SUM = "return g.mean(HW, keepdim=True)", "* A).sum(1)"
 GATHER = "return target, logits.gather(1, target[:, None])"
@@ -77,8 +77,8 @@ def copy(where: Path):
     "The package and its Grad-CAM tests, without compiled files: a change may keep a file's size and second"
     no_cache = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "cifar_fastai", where / "cifar_fastai", ignore=no_cache)
-    (where / "tests").mkdir()
-    for name in TESTS: shutil.copy(ROOT / "tests" / name, where / "tests")
+    (where / "tests" / "gradcam").mkdir(parents=True)
+    for name in TESTS: shutil.copy(ROOT / "tests" / name, where / "tests" / name)
 
 
 def red_tests(

@@ -67,6 +67,7 @@ def test_a_wheel_holds_the_package_and_the_recipes_alone(installed):
         here = {p.relative_to(ROOT) for p in (ROOT / name).rglob("*.py")}
         assert {p.relative_to(installed) for p in (installed / name).rglob("*.py")} == here
     assert (installed / "cifar_fastai" / "py.typed").exists()
+    assert (installed / "cifar_fastai" / "__init__.pyi").exists(), "the public names"
 
 
 def test_the_list_of_recipes_works_without_the_benchmarks(installed, tmp_path):

@@ -19,7 +19,8 @@ from cifar_fastai.explain import any_picture as explain
 from cifar_fastai.runs.console import lines_to
 
 ROOT = Path(__file__).parent.parent
-TINY = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import torch; torch.set_num_threads(1)\n"
+TINY = (f"import sys; sys.path.insert(0, {str(ROOT / 'tests/helpers')!r})\n"
+        "import torch; torch.set_num_threads(1)\n")
 
 
 def said(code: str, **env) -> str:

@@ -1,7 +1,7 @@
 """Why a Learner says what it says of any picture: a file, an array, a PIL picture, a validation item.
 
-    fig, cam = learn.gradcam("cat.png", layer="layer3")       # a Learner from `cifar_learner`
-    fig, cam = gradcam_of(learn, [3, 14, 15], target="dog")   # any Learner that tells pictures apart
+    fig, cam = learn.gradcam("cat.png", layer="layer3")       # any fastai Learner that classifies pictures
+    fig, cam = gradcam_of(learn, [3, 14, 15], target="dog")   # the same as a function
 """
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from fastai.data.transforms import get_image_files
+from fastai.learner import Learner
 from fastai.torch_core import get_model
+from fastcore.basics import patch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -143,6 +145,13 @@ def gradcam_of(
     fig = show_tiles(groups, **kwargs)
     if colorbar: add_colorbar(fig, cmap)
     return Explained(fig, cam)
+
+
+@patch
+def gradcam(self: Learner, items, layer=None, **kwargs) -> Explained:
+    """Grad-CAM maps of any pictures: paths, arrays, PIL pictures, positions in the validation set, or a list
+    of these. Takes what `gradcam_of` takes, and returns the same"""
+    return gradcam_of(self, items, layer, **kwargs)
 
 
 def _said(found: Chosen, cam: CamOutput, names: list[str], i: int) -> Tile:

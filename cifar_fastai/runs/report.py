@@ -121,7 +121,7 @@ def _of_each(dataset, n_classes: int, each: int) -> tuple[list[int], list[int]]:
 def write_interpretation(
     out: str | Path,               # the run folder
     interp: ImageInterpretation,
-    layer=None,                    # of the heat maps; None: `gradcam.cam.default_layer`
+    layer=None,                    # of the heat maps; None: `gradcam.default_layer`
     n: int = 20,                   # misclassified pictures
     cams: int = 10,                # of them with heat maps
 ) -> dict[str, Path]:

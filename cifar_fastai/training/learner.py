@@ -141,12 +141,6 @@ class ImageLearner(Learner):
         "fastai's; within a fit, that goes on afterwards as if nobody had looked"
         return ContextManagers([look(self), super().validation_context(cbs, inner)])
 
-    def gradcam(self, items, layer=None, **kwargs):
-        """Why this says what it says of any picture: a path, array, PIL picture, validation position, or a
-        list of these. Returns figure and maps, see `explain.any_picture.gradcam_of`"""
-        from ..explain import gradcam_of
-        return gradcam_of(self, items, layer, **kwargs)
-
     @contextmanager
     def no_bar(self):
         "No bars for a while (fastai's own would put its own kind back)"

@@ -1,7 +1,7 @@
 """A Learner like fastai's, that trains like a loop written by hand and cleans up after itself.
 
 The golden losses are made anew, after a change that is meant to change them, by
-    python tests/test_learner.py
+    python tests/training/test_learner.py
 """
 import json
 import random
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from batch_losses import losses
 from fastai.callback.core import Callback, CancelBatchException, CancelFitException
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
@@ -28,21 +29,9 @@ from cifar_fastai.loaders.workers import LoaderError
 from cifar_fastai.training.callbacks import EpochSeed
 from cifar_fastai.training.learner import cifar_learner
 
-GOLDEN = Path(__file__).with_name("golden_losses.json")
+HELPERS = Path(__file__).parents[1] / "helpers"
 
-
-class BatchLosses(Callback):
-    "The loss of each training batch, as it is"
-    run_valid = False
-    def __init__(self): self.seen = []
-    def after_loss(self): self.seen.append(self.learn.loss.item())
-
-
-def losses(learn, fit=lambda learn: learn.fit(1)):
-    "Of each training batch of `fit`"
-    cb = BatchLosses()
-    with learn.added_cbs(cb): fit(learn)
-    return cb.seen
+GOLDEN = HELPERS / "golden_losses.json"
 
 
 def weights(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
@@ -297,7 +286,7 @@ def test_label_smoothing_is_torchs(learner):
 
 if __name__ == "__main__":
     import sys
-    sys.path.insert(0, str(Path(__file__).parent))
+    sys.path.insert(0, str(HELPERS))
     from fastcore.basics import noop
     from tiny import learnable
     torch.set_num_threads(1)

@@ -20,6 +20,10 @@ from cifar_fastai.runs.report import (
 )
 
 
+@pytest.fixture(autouse=True)
+def no_figures_of_others(): plt.close("all")
+
+
 @pytest.fixture(scope="module")
 def interp(): return ImageInterpretation.from_learner(stock_learner(), tta=True)
 

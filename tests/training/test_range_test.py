@@ -11,6 +11,8 @@ from cifar_fastai.errors import InputError
 from cifar_fastai.runs import one_run as runs
 from cifar_fastai.training.lr_finder import careful_rate, fell, minimum, peak, slide, steep, valley
 
+HELPERS = Path(__file__).parents[1] / "helpers"
+
 
 @pytest.mark.parametrize("wrong, said", [
     ({"start_lr": 0}, "cannot start at 0. .* or start at 0 with mode='linear'"),
@@ -49,7 +51,7 @@ def test_a_fall_is_seen_and_noise_or_a_climb_is_none():
     assert fell(two) and not fell(two.flip(0)), "the fewest that are judged"
 
 
-CURVES = json.loads((Path(__file__).parent / "range_tests.json").read_text())
+CURVES = json.loads((HELPERS / "range_tests.json").read_text())
 
 
 @pytest.mark.parametrize("data", CURVES)

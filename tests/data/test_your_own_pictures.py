@@ -21,7 +21,7 @@ from cifar_fastai.errors import InputError
 pytestmark = [pytest.mark.usefixtures("alone"),
               pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")]
 
-PAGE = Path(__file__).parents[1] / "docs/your-own-pictures.md"
+PAGE = Path(__file__).parents[2] / "docs/your-own-pictures.md"
 ROWS = dict(re.findall(r"^\| (?!In the folder)(.+?) \| (.+?) \|$", PAGE.read_text(encoding="utf-8"), re.M))
 CASES = {}
 SPLIT = "are split off to test, by class and content"

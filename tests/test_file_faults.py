@@ -32,7 +32,7 @@ PACKAGE = sorted((ROOT / "cifar_fastai").rglob("*.py"))
 def faults_tested() -> dict[int, list[str]]:
     "Number → test functions of that number, in all files"
     found = {}
-    for path in sorted(Path(__file__).parent.glob("test_*.py")):
+    for path in sorted(Path(__file__).parent.rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef) and (number := re.match(r"test_F(\d+)_", node.name)):
                 found.setdefault(int(number[1]), []).append(f"{path.name}::{node.name}")

@@ -13,7 +13,7 @@ from cifar_fastai.data import archives
 from cifar_fastai.data.archives import KINDS, official_in, read_official
 from cifar_fastai.errors import InputError
 
-SMALL = Path(__file__).parents[2] / "shared/data/cifar-10-python-first1000.tar.xz"
+SMALL = Path(__file__).parents[3] / "shared/data/cifar-10-python-first1000.tar.xz"
 
 
 def test_the_fixture_is_the_official_format():

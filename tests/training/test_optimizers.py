@@ -5,9 +5,9 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from batch_losses import losses
 from fastai.optimizer import SGD, Adam, OptimWrapper, ranger
 from stock import stock_dls
-from test_learner import losses
 from tiny import tiny_net
 from torch import nn
 

@@ -1,6 +1,6 @@
 """Speed changes no result: bf16 learns as well as fp32, mapped pictures are never copied.
 
-That the fast and the item path show the same pixels stands in test_batch_loader.py, and that losses in fp32
+That the fast and the item path show the same pixels stands in test_batch_dl.py, and that losses in fp32
 are golden to 1e-5 in test_learner.py.
 """
 import os

@@ -22,6 +22,8 @@ from cifar_fastai.runs import one_run as runs, report, verify as check
 from cifar_fastai.training import lr_finder as finder
 from cifar_fastai.training.learner import ImageLearner
 
+HELPERS = Path(__file__).parents[1] / "helpers"
+
 pytestmark = pytest.mark.no_rounding
 kill = send(signal.SIGKILL)
 
@@ -68,7 +70,7 @@ def test_F1_killed_twenty_times(tmp_path):
 @pytest.mark.slow
 def test_F1_a_process_from_the_shell_is_killed_and_gone_on_with(tmp_path, learnable):
     from tiny import write_folder
-    command = [sys.executable, "-W", "ignore", Path(__file__).with_name("tiny.py"), "--epochs", "6"]
+    command = [sys.executable, "-W", "ignore", HELPERS / "tiny.py", "--epochs", "6"]
     command += ["--data", write_folder(learnable, tmp_path / "data")]
     subprocess.run([*command, "--out", tmp_path / "undisturbed", "--quiet"], check=True, timeout=280)
     process = subprocess.Popen([*command, "--out", tmp_path / "run"], stdout=subprocess.DEVNULL)

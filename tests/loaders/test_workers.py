@@ -10,12 +10,14 @@ from pathlib import Path
 import albumentations as A
 import pytest
 import torch
-from test_batch_loader import epoch, loaders
+from test_batch_dl import epoch, loaders
 
 from cifar_fastai.errors import InputError
 from cifar_fastai.loaders import workers
 from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.loaders.workers import LoaderError, Workers, worker_failed
+
+HELPERS = Path(__file__).parents[1] / "helpers"
 
 
 def make(key):
@@ -134,7 +136,7 @@ if __name__ == "__main__":
     multiprocessing.set_start_method("spawn")
     torch.set_num_threads(1)
     from dataclasses import replace
-    from test_batch_loader import epoch, loaders
+    from test_batch_dl import epoch, loaders
     from tiny import learnable
     data = learnable()
     np.save(sys.argv[1], data.x_train)
@@ -151,7 +153,7 @@ if __name__ == "__main__":
 def test_F26_spawned_workers_show_the_same_pixels_and_share_the_pictures(tmp_path):
     (tmp_path / "spawn ü.py").write_text(SPAWN)
     done = subprocess.run([sys.executable, "-W", "ignore", tmp_path / "spawn ü.py", tmp_path / "x.npy",
-                           Path(__file__).parent], capture_output=True, text=True, timeout=250)
+                           HELPERS], capture_output=True, text=True, timeout=250)
     assert done.stdout.splitlines()[-1:] == ["equal"], done.stderr
 
 

@@ -1,6 +1,6 @@
 """A net, pictures and a recipe that train in seconds; as a script, the recipe's command line:
 
-    python tests/tiny.py --data FOLDER --out FOLDER
+    python tests/helpers/tiny.py --data FOLDER --out FOLDER
 """
 from hashlib import sha256
 from pathlib import Path

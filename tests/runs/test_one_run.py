@@ -21,6 +21,8 @@ from cifar_fastai.runs import one_run as runs
 from cifar_fastai.runs.one_run import train
 from cifar_fastai.weights import load_weights
 
+HELPERS = Path(__file__).parents[1] / "helpers"
+
 FIGURES = {"batch", "classes", "lr_find", "lr_schedule", "curves", "top_losses", "misclassified", "gradcam",
            "gradcam_epochs", "confusion", "per_class", "calibration"}
 recipe = all_of_it.but(limit=40)   # few enough to be wrong now and then
@@ -33,7 +35,7 @@ def done(learnable, tmp_path_factory):
     "The tiny recipe on a folder of pictures, its output piped: (run folder, source, stdout, stderr)"
     root = tmp_path_factory.mktemp("a run")
     source = write_folder(learnable, root / "data ü")
-    command = [sys.executable, Path(__file__).with_name("tiny.py"), "--data", source, "--limit", "40"]
+    command = [sys.executable, HELPERS / "tiny.py", "--data", source, "--limit", "40"]
     command += ["--out", root / "run"]
     env = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     end = subprocess.run(command, capture_output=True, text=True, timeout=280, env=env, cwd=root)

@@ -62,7 +62,7 @@ def read(folder):
 
 
 def test_tensorboard_has_every_batch_and_every_epoch(learner, tmp_path):
-    from test_learner import BatchLosses
+    from batch_losses import BatchLosses
     learn, board, losses = learner(), TensorBoardLog(tmp_path / "tb"), BatchLosses()
     learn.fit_one_cycle(2, .1, cbs=[board, losses])
     Image.fromarray(np.full((9, 7, 3), (250, 5, 5), np.uint8)).save(tmp_path / "red.png")
