@@ -214,8 +214,8 @@ def _be_the_process(folder, flags, drawn, die_at, record) -> None:
         out = os.open(folder / "output.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.dup2(out, 1), os.dup2(out, 2)
         if not drawn: _draw_little()
-        recipe = Recipe(name="faults", model="small", epochs=EPOCHS, bs=32, min_steps=8, limit=256, lr_its=40,
-                        precision="fp32", tta="none")
+        recipe = Recipe(name="faults", model="small", epochs=EPOCHS, bs=32, min_steps=8, limit=256,
+                        lr={"num_it": 40}, precision="fp32", tta="none")
         seen = []
         if die_at or record: CheckpointStore.save = _watched(CheckpointStore.save, die_at, seen)
         try: cli.main(recipe, ["--data", "digits", *flags])

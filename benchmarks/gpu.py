@@ -41,7 +41,7 @@ def run(rounds: int = 5, data=None, minutes: float = 8) -> list[Row] | str:
 def training(data, device: torch.device, precision: str, rounds: int, end: float, arch=resnet18):
     "P11: epochs by turns, and 20 in one go where they end before `end` (seconds of `time.monotonic`)"
     dls = cifar_dataloaders(data, BS, policy.pad_crop_flip_cutout(), device=device)
-    learn = cifar_learner(dls, arch, precision=precision)
+    learn = cifar_learner(dls, arch, precision=precision, smoothing=0.0)
     with learn.no_bar(), learn.no_logging():
         contenders = {"ours": partial(train, learn, 1),
                       "resident": partial(resident, data, 1, precision, device, arch)}

@@ -50,10 +50,11 @@ HOLES = {"cutout": 8, "holes": (1, 3), "cutout_p": .8}
 SETTINGS = {   # recipe: what its predecessor had instead
     "resnet18_adam_20ep": {"opt": "adam", "lr": 6.28e-4, "aug": policy.pad_crop(pad=2, cutout=16)},
     "custom_resnet_l1_24ep": {
-        "lr": .0655, "l1": 0.0, "aug": policy.pad_crop(pad=4, mode="constant", cutout=16, cutout_p=.5)},
+        "lr": .0655, "regularise.l1": 0.0,
+        "aug": policy.pad_crop(pad=4, mode="constant", cutout=16, cutout_p=.5)},
     "resnet18_plateau_50ep": {
         "keep": "last", "aug": policy.pad_crop_flip_cutout(pad=2, cutout=8, holes=(4, 4), cutout_p=.5)},
-    "resnet18_jitter_20ep": {"lr": .0657, "wd": 0.0, "aug": _jitter_after_normalising()},
+    "resnet18_jitter_20ep": {"lr": .0657, "opt.wd": 0.0, "aug": _jitter_after_normalising()},
     "custom_resnet_24ep": {"lr": .0416, "aug": policy.pad_crop_flip_cutout(pad=4, flip=1.0, **HOLES)}}
 
 

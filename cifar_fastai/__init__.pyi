@@ -28,7 +28,7 @@ from .models import (
 )
 from .policy import Policy as Policy
 from .recipe import Recipe as Recipe
-from .runs import Run as Run, train as train, train_seeds as train_seeds
+from .runs import Run as Run, learner_of as learner_of, train as train, train_seeds as train_seeds
 from .training import (
     L1Loss as L1Loss,
     Precision as Precision,

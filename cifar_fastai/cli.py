@@ -78,8 +78,8 @@ def main(
         args = parse(recipe, argv, prog)
         changes = {"epochs": args.epochs, "bs": args.bs, "lr": _rate(args.lr), "seed": args.seed,
                    "limit": args.limit, "size": args.size, "valid": args.valid, "precision": args.precision,
-                   "cam": args.cam_layer, "lr_its": args.lr_its, "norm": args.norm, "gallery": args.gallery,
-                   "min_steps": None if args.bs is None else 0}
+                   "norm": args.norm, "min_steps": None if args.bs is None else 0, "lr.num_it": args.lr_its,
+                   "explain.layer": args.cam_layer, "explain.gallery": args.gallery}
         given = {k: v for k, v in changes.items() if v is not None}
         if args.summary:
             _summarise(recipe.but(**given), args.data)
@@ -149,7 +149,7 @@ def _begun_with(recipe: Recipe, flags, out, resume: bool) -> dict:
     if not resume or not Path(out, "recipe.json").exists(): return {}
     from .runs import saved_recipe
     saved = saved_recipe(Path(out))
-    return {k: saved[k] for k in flags if k in saved}
+    return {k: saved[k] for k in (*flags, "explain") if k in saved}
 
 
 def _begun_data(out, resume: bool) -> str | None:

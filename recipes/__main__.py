@@ -54,9 +54,9 @@ def _fields(recipe: Recipe) -> dict:
 
 def schedule(r: Recipe) -> str:
     "The schedule in a few words"
-    if r.schedule == "plateau": return "plateau (holdout loss)"
-    if r.schedule != "one_cycle": return r.schedule
-    return f"one_cycle, {r.anneal}, peak at epoch {r.warm_up:g}"
+    s = r.schedule
+    if s.name == "plateau": return "plateau (holdout loss)"
+    return f"one_cycle, {s.anneal}, peak at epoch {r.warm_up:g}" if s.name == "one_cycle" else s.name
 
 
 def listing() -> str:
@@ -66,7 +66,7 @@ def listing() -> str:
         for r in found:
             name = module if r.name == module else f"{module} --norm {r.norm}"
             model = r.model if r.norm == "bn" else f"{r.model} with {r.norm}"
-            said += [name, f"    {model}, {r.epochs} epochs, {r.opt}, {schedule(r)}", f"    {r.aug}",
+            said += [name, f"    {model}, {r.epochs} epochs, {r.opt.name}, {schedule(r)}", f"    {r.aug}",
                      f"    test accuracy: {measured(r)}", ""]
     return "\n".join([*said, "Run one with python -m recipes.<recipe>; --help shows its flags."])
 

@@ -13,23 +13,23 @@ Changed:
 `--norm gn` is the task it did not do, no batch norm at all: GroupNorm(1, C), a layer norm, in all nine
 places. It could only exchange some."""
 from cifar_fastai import Recipe, cli, policy
+from cifar_fastai.parts import Explain, Loss, LRFind, OneCycle, Optimizer, Regularise
 
 recipe = Recipe(
     name       = "custom_resnet_24ep",
     model      = "custom_resnet",
     epochs     = 24,
     bs         = 512,
-    wd         = 5e-3,
-    clip_value = 0.1,
-    smoothing  = 0.0,
-    lr         = "find",            # the training loss decides, never the test set
-    anneal     = "cos",
-    pct_start  = 5 / 24,            # the peak at epoch 5
-    div        = 8.0,
-    div_final  = 8e4,               # of the peak: torch's final_div_factor=1e4 is of the first rate
-    moms       = (0.95, 0.85, 0.95),
-    cam        = "layer2",          # 8×8 map: layer3 is 4×4 here
     aug        = policy.pad_crop_flip_cutout(pad=4, cutout=8, holes=(1, 3), cutout_p=0.8),
+    loss       = Loss("ce", smoothing=0.0),
+    opt        = Optimizer("sgd", wd=5e-3),
+    lr         = LRFind("peak"),                         # the training loss decides, never the test set
+    schedule   = OneCycle(
+        pct_start=5 / 24,                                # the peak at epoch 5
+        div=8.0, div_final=8e4,                          # of the peak; torch's is of the first rate
+        anneal="cos", moms=(0.95, 0.85, 0.95)),
+    regularise = Regularise(clip_value=0.1),
+    explain    = Explain("layer2"),                      # 8×8 map: layer3 is 4×4 here
 )
 recipe_gn = recipe.but(name="custom_resnet_gn_24ep", norm="gn")
 

@@ -15,24 +15,23 @@ Changed:
 
 That the rate does not fall at the end is the experiment: compare with custom_resnet_24ep."""
 from cifar_fastai import Recipe, cli, policy
+from cifar_fastai.parts import Explain, Loss, LRFind, OneCycle, Optimizer, Regularise
 
 recipe = Recipe(
-    name      = "custom_resnet_l1_24ep",
-    model     = "custom_resnet",
-    epochs    = 24,
-    bs        = 512,
-    wd        = 1e-4,
-    l1        = 5e-4,
-    l1_rule   = "scaled",
-    smoothing = 0.0,
-    lr        = "find",             # the training loss decides, never the test set
-    anneal    = "linear",
-    pct_start = 5 / 24,             # the peak at epoch 5
-    div       = 10.0,
-    div_final = 10.0,               # the last rate is the first one
-    moms      = (0.95, 0.85, 0.95),
-    cam       = "layer2",          # 8×8 map: layer3 is 4×4 here
-    aug       = policy.pad_crop_flip_cutout(pad=4, mode="constant", cutout=16, cutout_p=0.5, rotate=5),
+    name       = "custom_resnet_l1_24ep",
+    model      = "custom_resnet",
+    epochs     = 24,
+    bs         = 512,
+    aug        = policy.pad_crop_flip_cutout(pad=4, mode="constant", cutout=16, cutout_p=0.5, rotate=5),
+    loss       = Loss("ce", smoothing=0.0),
+    opt        = Optimizer("sgd", wd=1e-4),
+    lr         = LRFind("peak"),                         # the training loss decides, never the test set
+    schedule   = OneCycle(
+        pct_start=5 / 24,                                # the peak at epoch 5
+        div=10.0, div_final=10.0,                        # the last rate is the first one
+        anneal="linear", moms=(0.95, 0.85, 0.95)),
+    regularise = Regularise(l1=5e-4, l1_rule="scaled"),
+    explain    = Explain("layer2"),                      # 8×8 map: layer3 is 4×4 here
 )
 
 if __name__ == "__main__": cli.main(recipe)

@@ -11,23 +11,22 @@ Changed:
   place of a noisy curve.
 - Grad-CAM shows the class said beside the true one, in the right colours."""
 from cifar_fastai import Recipe, cli, policy
+from cifar_fastai.parts import Explain, Loss, LRFind, OneCycle, Optimizer
 
 recipe = Recipe(
     name      = "resnet18_adam_20ep",
     model     = "resnet18",
     epochs    = 20,
     bs        = 512,
-    opt       = "adamw",
-    wd        = 1e-2,               # decoupled: rate × 1e-2 off each weight a step
-    smoothing = 0.0,
-    lr        = "find",             # the training loss decides, never the test set
-    lr_divide = 8.0,                # of SGD's peak: at most half of the rate with the lowest loss
-    anneal    = "linear",
-    pct_start = 5 / 20,             # the peak at epoch 5
-    div       = 100.0,
-    div_final = 1e4,                # of the peak: torch's final_div_factor=100 is of the first rate
-    moms      = (0.95, 0.85, 0.95),
     aug       = policy.pad_crop_flip_cutout(pad=4, cutout=16),
+    loss      = Loss("ce", smoothing=0.0),
+    opt       = Optimizer("adamw", wd=1e-2),             # decoupled: rate × 1e-2 off each weight a step
+    lr        = LRFind("peak", divide=8.0),              # an eighth of SGD's peak
+    schedule  = OneCycle(
+        pct_start=5 / 20,                                # the peak at epoch 5
+        div=100.0, div_final=1e4,                        # of the peak; torch's is of the first rate
+        anneal="linear", moms=(0.95, 0.85, 0.95)),
+    explain   = Explain("layer3"),
 )
 
 if __name__ == "__main__": cli.main(recipe)

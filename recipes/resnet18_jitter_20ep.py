@@ -13,22 +13,23 @@ Changed:
 - the last weights, not those that the test set liked best; the training loss is the training pictures'
   own."""
 from cifar_fastai import Recipe, cli, policy
+from cifar_fastai.parts import Explain, Loss, LRFind, OneCycle, Optimizer
 
 recipe = Recipe(
     name      = "resnet18_jitter_20ep",
     model     = "resnet18",
     epochs    = 20,
     bs        = 64,
-    wd        = 5e-4,
-    smoothing = 0.0,
-    lr        = "find",             # the training loss decides, never the test set
-    anneal    = "linear",
-    pct_start = 5 / 20,             # the peak at epoch 5
-    div       = 100.0,
-    div_final = 1e4,                # of the peak: torch's final_div_factor=100 is of the first rate
-    moms      = (0.95, 0.85, 0.95),
     aug       = policy.pad_crop_flip_cutout(
         pad=4, cutout=16, jitter=(0.0, 0.1, 0.2, 0.1), jitter_p=0.5, grey_p=0.2),
+    loss      = Loss("ce", smoothing=0.0),
+    opt       = Optimizer("sgd", wd=5e-4),
+    lr        = LRFind("peak"),                          # the training loss decides, never the test set
+    schedule  = OneCycle(
+        pct_start=5 / 20,                                # the peak at epoch 5
+        div=100.0, div_final=1e4,                        # of the peak; torch's is of the first rate
+        anneal="linear", moms=(0.95, 0.85, 0.95)),
+    explain   = Explain("layer3"),
 )
 
 if __name__ == "__main__": cli.main(recipe)

@@ -10,24 +10,21 @@ Changed:
 - pictures are padded by 4, not by 2; one to four holes, not always four.
 - Nesterov momentum; 100 batches of the range test by a factor, not 3,950 by a step."""
 from cifar_fastai import Recipe, cli, policy
+from cifar_fastai.parts import Explain, Loss, LRFind, Optimizer, Plateau
 
 recipe = Recipe(
     name      = "resnet18_plateau_50ep",
     model     = "resnet18",
     epochs    = 50,
     bs        = 128,
-    mom       = 0.95,
-    wd        = 5e-4,
-    smoothing = 0.0,
-    lr        = "find",
-    lr_rule   = "minimum",          # a tenth of the rate with the lowest loss
-    schedule  = "plateau",
-    patience  = 3,
-    cooldown  = 1,
-    drop      = 0.1,
-    valid     = "holdout",          # what the schedule watches is not the test set
-    keep      = "best",
     aug       = policy.pad_crop_flip_cutout(pad=4, cutout=8, holes=(1, 4), cutout_p=0.5),
+    loss      = Loss("ce", smoothing=0.0),
+    opt       = Optimizer("sgd", mom=0.95, wd=5e-4),
+    lr        = LRFind("minimum"),                       # a tenth of the rate with the lowest loss
+    schedule  = Plateau(patience=3, drop=0.1, cooldown=1),
+    valid     = "holdout",                               # what the schedule watches is not the test set
+    keep      = "best",
+    explain   = Explain("layer3"),
 )
 
 if __name__ == "__main__": cli.main(recipe)

@@ -1,6 +1,7 @@
 """The benchmarks' own arithmetic, and that each contender does what it is said to do, on little data."""
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -138,9 +139,12 @@ def test_a_number_of_pictures_is_measured_in_a_process_of_its_own():
 @pytest.mark.parametrize("name", predecessors.SETTINGS)
 def test_a_predecessors_settings_are_the_recipe_with_its_mistakes(name):
     sides = predecessors.pair(name, {"epochs": 7, "limit": 100})
-    ours, theirs = (r.as_dict() for r in sides.values())
-    assert {k for k in ours if ours[k] != theirs[k]} == set(predecessors.SETTINGS[name])
-    assert ours["epochs"] == theirs["epochs"] == 7 and theirs["limit"] == 100
+    ours, theirs = sides["ours"], sides["theirs"]
+    said = predecessors.SETTINGS[name]
+    assert theirs == ours.but(**said)
+    differ = {f.name for f in fields(ours) if getattr(ours, f.name) != getattr(theirs, f.name)}
+    assert differ == {k.split(".")[0] for k in said}
+    assert ours.epochs == theirs.epochs == 7 and theirs.limit == 100
 
 
 def test_normalised_pictures_that_are_clipped_lose_all_that_is_dark():
@@ -151,7 +155,7 @@ def test_normalised_pictures_that_are_clipped_lose_all_that_is_dark():
 
 
 def test_both_sides_are_trained_with_the_same_seeds(learnable, tmp_path, undrawn):
-    tiny = {"model": "tiny", "size": 16, "epochs": 1, "cam": "layer3", "lr_its": 60, "precision": "fp32"}
+    tiny = {"model": "tiny", "size": 16, "epochs": 1, "explain.layer": "layer3", "precision": "fp32"}
     rows = list(predecessors.run(learnable, ["custom_resnet_24ep"], [1, 2], tmp_path, **tiny))
     assert [(r["recipe"], r["seed"], r["theirs lr"]) for r in rows] == [
         ("custom_resnet_24ep", k, .0416) for k in (1, 2)]

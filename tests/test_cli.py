@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import fields
 
 import pytest
 from made import picture_folder
@@ -14,7 +13,8 @@ from cifar_fastai import cli
 from cifar_fastai.checkpoints.stop_on_signal import Stopped
 from cifar_fastai.errors import InputError
 from cifar_fastai.loaders.workers import LoaderError
-from cifar_fastai.recipe import Recipe
+from cifar_fastai.parts import LRFind
+from cifar_fastai.recipe import Recipe, flat
 from cifar_fastai.runs import one_run as runs
 
 recipe = Recipe(name="mine")
@@ -32,11 +32,11 @@ def trained(monkeypatch):
 
 
 FLAGS = {"--epochs": ("3", "epochs", 3), "--bs": ("64", "bs", 64), "--lr": ("0.25", "lr", .25),
-         "--lr-its": ("50", "lr_its", 50), "--norm": ("gn", "norm", "gn"), "--seed": ("7", "seed", 7),
+         "--lr-its": ("50", "lr.num_it", 50), "--norm": ("gn", "norm", "gn"), "--seed": ("7", "seed", 7),
          "--limit": ("100", "limit", 100), "--size": ("16", "size", 16),
          "--valid": ("holdout", "valid", "holdout"),
-         "--precision": ("bf16", "precision", "bf16"), "--cam-layer": ("layer4", "cam", "layer4"),
-         "--gallery": ("5", "gallery", 5)}
+         "--precision": ("bf16", "precision", "bf16"), "--cam-layer": ("layer4", "explain.layer", "layer4"),
+         "--gallery": ("5", "explain.gallery", 5)}
 OTHERS = {"--unverified": ((), "unverified", True), "--workers": (("2",), "workers", 2),
           "--device": (("cpu",), "device", "cpu"), "--quiet": ((), "quiet", True),
           "--checkpoint-minutes": (("1.5",), "checkpoint_minutes", 1.5),
@@ -48,9 +48,10 @@ def test_a_flag_changes_its_field_of_the_recipe_and_no_other(trained, flag):
     given, field, value = FLAGS[flag]
     cli.main(recipe, ["--data", "digits", flag, given])
     (found, source, out), kwargs = trained[0]
-    changed = [f.name for f in fields(Recipe) if getattr(found, f.name) != getattr(recipe, f.name)]
+    now, before = flat(found.as_dict()), flat(recipe.as_dict())
+    changed = [k for k in now if now[k] != before.get(k)]
     assert changed == ([field, "min_steps"] if field == "bs" else [field])    # a given bs must hold
-    assert getattr(found, field) == value and (source, out, kwargs["resume"]) == ("digits", None, False)
+    assert now[field] == value and (source, out, kwargs["resume"]) == ("digits", None, False)
 
 
 @pytest.mark.parametrize("flag", OTHERS)
@@ -77,7 +78,7 @@ def test_seeds_are_run_one_after_the_other(monkeypatch):
 
 def test_lr_find_can_be_asked_for(trained):
     cli.main(recipe.but(lr=.1), ["--data", "digits", "--lr", "find"])
-    assert trained[0][0][0].lr == "find"
+    assert trained[0][0][0].lr == LRFind()
 
 
 def test_the_settings_and_the_net_can_be_printed_instead(trained, capsys):
@@ -146,7 +147,7 @@ def refused(tmp_path, *flags, **kwargs) -> str:
     "The line on stderr of a run that must be refused before it trains, leaving no folder"
     said = tmp_path / "stderr"
     def prepare():
-        at(runs, "_fit", send(signal.SIGKILL)), at(runs, "_rate", send(signal.SIGKILL))
+        at(runs, "fit", send(signal.SIGKILL)), at(runs, "find_lr", send(signal.SIGKILL))
         sys.stderr = said.open("w", 1)
     status, shown = run("--out", tmp_path / "run", *flags, prepare=prepare, **kwargs)
     line, = said.read_text().splitlines()
@@ -164,7 +165,7 @@ def test_a_folder_that_will_not_do_is_refused_by_name(tmp_path, make):
 
 @pytest.mark.parametrize("kwargs, says", [
     ({"model": "resnet81"}, "unknown model 'resnet81'. Did you mean resnet18"),
-    ({"cam": "layr3"}, "unknown layer 'layr3'. Did you mean layer3"),
+    ({"explain.layer": "layr3"}, "unknown layer 'layr3'. Did you mean layer3"),
     ({"opt": "sgdd"}, "unknown optimiser 'sgdd'. Did you mean sgd"),
     ({"aug": "none"}, None)])
 def test_what_a_recipe_cannot_know_by_itself_is_refused_before_training(tmp_path, kwargs, says):

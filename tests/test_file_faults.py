@@ -120,7 +120,8 @@ def test_F4_a_checkpoint_that_unpacks_to_much_is_left_by_its_size(tmp_path):
 
 def test_a_recipe_comes_back_from_its_file(tmp_path):
     for recipe in (Recipe(name="a"), Recipe(name="b", aug=policy.pad_crop_flip(rotate=5), lr=0.1, limit=10),
-                   Recipe(name="c", aug=None, moms=(.95, .85, .95)), Recipe(name="d", aug="pad_crop")):
+                   Recipe(name="c", aug=None, schedule={"moms": (.95, .85, .95)}),
+                   Recipe(name="d", aug="pad_crop")):
         (tmp_path / "recipe.json").write_text(json.dumps(recipe.as_dict()))
         found = load_recipe(tmp_path / "recipe.json")
         assert found == recipe and found.fingerprint() == recipe.fingerprint()

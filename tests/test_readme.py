@@ -4,8 +4,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
+import tiny
+import torch
 
-from cifar_fastai import Recipe, policy
+from cifar_fastai import Recipe, policy, train
 from cifar_fastai.runs.run_folder import load_recipe
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -17,13 +19,31 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 @pytest.mark.usefixtures("all_cores")
 def test_the_notebook_cell_trains_a_net_that_knows_digits():
     names = {}
-    exec(BLOCKS[0], names)
+    exec(BLOCKS[0].replace("n_epoch=20", "n_epoch=5").replace("cycle(20", "cycle(5"), names)
     learn, interp, out = (names[k] for k in ("learn", "interp", "out"))
     assert interp.accuracy > .85 and learn.validate()[1] == pytest.approx(interp.accuracy, abs=.01)
     assert out.maps.shape[-2:] == (32, 32) and len(out.maps) == 64 == len(out.logits)
     assert (out.logits.argmax(1) == out.target).all(), "it explains the class said"
     assert len(plt.get_fignums()) == 3, "range test, mistakes, Grad-CAM"
     plt.close("all")
+
+
+def test_the_notebook_lines_end_in_the_weights_of_the_recipe(tmp_path, undrawn):
+    from recipes.resnet18_20ep import recipe
+    lines = BLOCKS[0].split("\n\n")[:2]
+    for a, b in (('"digits", bs=64', "data, bs=8"), ("resnet18", "tiny_net"), ("20", "4")):
+        assert a in lines[1]
+        lines[1] = lines[1].replace(a, b)
+    names = {"data": tiny.learnable(), "tiny_net": tiny.tiny_net}
+    exec("\n".join(lines), names)
+    learn, small = names["learn"], recipe.but(model="tiny", epochs=4)
+    runs = [train(small.but(seed=k), names["data"], tmp_path / str(k), quiet=True) for k in (0, 1)]
+    weights = [run.learn.model.state_dict() for run in runs]
+    assert [_same(learn.model.state_dict(), w) for w in weights] == [True, False]
+    plt.close("all")
+
+
+def _same(a, b): return all(torch.equal(v, b[k]) for k, v in a.items())
 
 
 @pytest.mark.slow
@@ -42,4 +62,5 @@ def test_the_file_is_the_recipe_that_it_looks_like(tmp_path):
     (tmp_path / "mine.json").write_text(re.findall(r"```json\n(.*?)```", README, re.S)[0])
     aug = policy.from_dict({"pad": 4, "flip": .5})
     found = load_recipe(tmp_path / "mine.json", name="mine")
-    assert found == Recipe(name="mine", model="resnet18", epochs=5, schedule="flat_cos", mixup=.4, aug=aug)
+    assert found == Recipe(name="mine", model="resnet18", epochs=5, schedule="flat_cos",
+                           regularise={"mixup": .4}, aug=aug)

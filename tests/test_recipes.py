@@ -10,12 +10,13 @@ import tiny
 
 from cifar_fastai import Recipe
 from cifar_fastai.errors import InputError
+from cifar_fastai.parts import Plateau
 from cifar_fastai.runs.one_run import train
 from recipes.__main__ import listing, main, measured, recipes, schedule
 
 ALL = {r.name: r for found in recipes().values() for r in found}
-SMALL = {"model": "tiny", "cam": "layer3", "min_steps": 16, "bs": 64, "precision": "fp32",
-         "limit": 400, "gallery": 5}
+SMALL = {"model": "tiny", "explain.layer": "layer3", "min_steps": 16, "bs": 64, "precision": "fp32",
+         "limit": 400, "explain.gallery": 5}
 DRAWN = "resnet18_20ep"     # the one whose figures are drawn: it takes most of the time
 OF_ALL = {"accuracy", "epochs", "loss", "lr", "parameters", "recipe_fingerprint", "seconds", "versions"}
 FIGURES = {"batch", "classes", "lr_find", "lr_schedule", "curves", "top_losses", "misclassified", "gradcam",
@@ -32,14 +33,15 @@ def test_settings_are_those_of_the_predecessors_as_far_as_they_were_sound():
     a, b, c, d, e = (ALL[n] for n in (
         "resnet18_adam_20ep", "custom_resnet_l1_24ep", "resnet18_plateau_50ep", "resnet18_jitter_20ep",
         "custom_resnet_24ep"))
-    assert (a.opt, a.epochs, a.bs, a.wd, a.aug.cutout) == ("adamw", 20, 512, 1e-2, 16)
-    assert (b.l1, b.div, b.div_final, b.anneal, b.aug.rotate) == (5e-4, 10, 10, "linear", 5)
-    assert (c.mom, c.schedule, c.patience, c.cooldown, c.bs) == (.95, "plateau", 3, 1, 128)
-    assert (c.valid, c.lr, c.lr_rule) == ("holdout", "find", "minimum"), "fastai's minimum is a tenth of it"
-    assert (d.aug.jitter, d.aug.grey_p, d.pct_start * d.epochs) == ((0, .1, .2, .1), .2, 5)
-    assert (e.clip_value, e.aug.holes, e.aug.cutout_p, e.aug.flip) == (.1, (1, 3), .8, .5)
-    assert e.pct_start * e.epochs == pytest.approx(5) and ALL["custom_resnet_gn_24ep"].norm == "gn"
-    assert not any(r.lr_on == "test" or (r.keep == "best" and r.valid == "test") for r in ALL.values())
+    assert (a.opt.name, a.epochs, a.bs, a.opt.wd, a.aug.cutout) == ("adamw", 20, 512, 1e-2, 16)
+    s = b.schedule
+    assert (b.regularise.l1, s.div, s.div_final, s.anneal, b.aug.rotate) == (5e-4, 10, 10, "linear", 5)
+    assert (c.opt.mom, c.schedule, c.bs) == (.95, Plateau(patience=3, cooldown=1), 128)
+    assert (c.valid, c.lr.rule) == ("holdout", "minimum"), "fastai's minimum is a tenth of it"
+    assert (d.aug.jitter, d.aug.grey_p, d.warm_up) == ((0, .1, .2, .1), .2, 5)
+    assert (e.regularise.clip_value, e.aug.holes, e.aug.cutout_p, e.aug.flip) == (.1, (1, 3), .8, .5)
+    assert e.warm_up == pytest.approx(5) and ALL["custom_resnet_gn_24ep"].norm == "gn"
+    assert not any(r.lr.on == "test" or (r.keep == "best" and r.valid == "test") for r in ALL.values())
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +66,13 @@ def test_a_recipe_trains_on_digits_with_its_own_options(name, runs, monkeypatch)
     assert history["train_loss"].iloc[1] < history["train_loss"].iloc[0]
     _options_at_work(r, run)
     log, model = ((run.folder / f).read_text() for f in ("log.txt", "model.txt"))
-    assert f"schedule='{r.schedule}'" in log and "Unused: none" in model
+    assert f"schedule={type(r.schedule).__name__}(" in log and "Unused: none" in model
 
 
 def test_the_recipe_in_a_runs_folder_is_trained_again_to_the_same_weights(runs, tmp_path, monkeypatch):
     for write in ("write_data", "write_training", "write_interpretation"):
         monkeypatch.setattr(f"cifar_fastai.runs.one_run.{write}", lambda *args, **kwargs: {})
-    r = ALL["custom_resnet_24ep"].but(**SMALL, epochs=2, mixup=.4, name="mine")
+    r = ALL["custom_resnet_24ep"].but(epochs=2, regularise={"mixup": .4}, name="mine", **SMALL)
     run = train(r, "digits", tmp_path / "first", quiet=True, device="cpu")
     flags = ["--data", "digits", "--device", "cpu", "--quiet", "--out"]
     main(["train", str(run.folder), *flags, str(tmp_path / "again")])
@@ -93,13 +95,15 @@ def test_a_wrong_command_is_one_line(argv, said, capsys):
 def _options_at_work(r, run):
     "What the recipe says is what the rates, the optimiser and the net show"
     lrs, moms, rate = run.learn.recorder.hps["lr"], run.learn.recorder.hps["mom"], run.results["lr"]
-    if r.schedule == "one_cycle":
-        peak = (0.25 if r.pct_start is None else r.pct_start) * len(lrs)
-        assert lrs[0] == pytest.approx(rate / r.div) and max(lrs) <= rate * (1 + 1e-6)
+    s = r.schedule
+    if s.name == "one_cycle":
+        peak = s.pct_start * len(lrs)
+        assert lrs[0] == pytest.approx(rate / s.div) and max(lrs) <= rate * (1 + 1e-6)
         assert lrs.index(max(lrs)) == pytest.approx(peak, abs=1)
-        assert lrs[-1] < lrs[0] * 1.4 if r.div == r.div_final else lrs[-1] < rate / 5
+        assert lrs[-1] < lrs[0] * 1.4 if s.div == s.div_final else lrs[-1] < rate / 5
     else: assert all(lr == pytest.approx(rate) for lr in lrs)
-    assert min(moms) == pytest.approx(.85, abs=.01) if r.moms else set(moms) == {r.mom}
+    if getattr(s, "moms", None): assert min(moms) == pytest.approx(.85, abs=.01)
+    else: assert set(moms) == {r.opt.mom}
     assert ("GroupNorm" in (run.folder / "model.txt").read_text()) == (r.norm == "gn")
     assert ("epoch_of_best" in run.results) == (r.keep == "best")
 
@@ -111,7 +115,7 @@ ONE_OF_EACH_NET = {(r.model, r.norm): r.name for r in reversed(ALL.values())}.va
 @pytest.mark.usefixtures("all_cores")
 @pytest.mark.parametrize("name", sorted(ONE_OF_EACH_NET))
 def test_each_net_of_the_recipes_trains_at_its_real_size(name, tmp_path):
-    r = ALL[name].but(epochs=1, limit=128, lr_its=60)
+    r = ALL[name].but(epochs=1, limit=128, lr={"num_it": 60})
     run = train(r, "digits", tmp_path / "run", quiet=True, device="cpu")
     assert 0 <= run.accuracy <= 1 and run.results["parameters"] > 6_500_000
     assert (run.folder / "weights.safetensors").stat().st_size > 4 * run.results["parameters"]
@@ -136,7 +140,7 @@ def test_a_figure_is_shown_while_it_was_measured_with_these_very_values(tmp_path
     (tmp_path / "rows.json").write_text('{"rows": []}')
     assert measured(r, tmp_path) == "94.00% ± 0.10 (cifar10)"
     assert measured(r.but(name="mine", seed=5), tmp_path) == measured(r, tmp_path), "neither changes a result"
-    assert measured(r.but(wd=1e-3), tmp_path) == "not measured yet"
+    assert measured(r.but(opt={"wd": 1e-3}), tmp_path) == "not measured yet"
     assert measured(ALL["resnet34_20ep"], tmp_path) == "not measured yet"
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(InputError, match="broken.json is no JSON"): measured(r, tmp_path)
@@ -149,21 +153,22 @@ def test_listing_imports_no_fastai():
 
 
 @pytest.mark.parametrize("wrong, said", [
-    ({"schedule": "plateau"}, "schedule='plateau'. Give valid=\"holdout\" .* the test set must not choose"),
+    ({"schedule": "plateau"}, "schedule=Plateau.*. Give valid=\"holdout\" .* the test set must not choose"),
     ({"keep": "best"}, "keep='best'. Give valid"),
-    ({"lr_on": "holdout"}, "lr_on='holdout'. Give valid"),
-    ({"mixup": .4, "cutmix": 1.}, "mixup or cutmix, not both"),
+    ({"lr": {"on": "holdout"}}, 'Give valid="holdout"'),
+    ({"regularise": {"mixup": .4, "cutmix": 1.}}, "mixup or cutmix, not both"),
     ({"loss": "nll"}, "smoothing=0.1. Give 0"),
-    ({"peak_epoch": 20}, "peak_epoch=20. Give an epoch within the 20"),
-    ({"pct_start": 1.}, "pct_start=1.0. Give a share below 1"),
-    ({"moms": (.9,)}, "moms=\\(0.9,\\). Give the momentum at start, peak and end"),
-    ({"lr_range": (1., .1)}, "lr_range=\\(1.0, 0.1\\). Give the first and the last rate"),
-    ({"clip_value": 0.}, "clip_value=0.0. Give a number above 0"),
-    ({"drop": 1.}, "drop=1.0"),
+    ({"schedule": {"peak_epoch": 20}}, "Give a peak within the 20 epochs"),
+    ({"schedule": {"pct_start": 1.}}, "pct_start=1.0. Give a share between 0 and 1"),
+    ({"schedule": {"moms": (.9,)}}, "moms=\\(0.9,\\). Give the momentum at start, peak and end"),
+    ({"lr": {"start_lr": 1., "end_lr": .1}}, "end_lr=0.1. Give the last rate, above start_lr"),
+    ({"regularise": {"clip_value": 0.}}, "clip_value=0.0. Give a number above 0"),
+    ({"schedule": {"name": "step", "drop": 1.}}, "drop=1.0"),
     ({"schedule": "flatcos"}, "unknown schedule of recipe x: 'flatcos'. Did you mean flat_cos")])
 def test_values_that_make_no_sense_are_refused_when_the_recipe_is_made(wrong, said):
     with pytest.raises(InputError, match=said): Recipe(name="x", **wrong)
-    assert Recipe(name="x", schedule="plateau", keep="best", lr_on="holdout", valid="holdout").patience == 3
+    watching = Recipe(name="x", schedule="plateau", keep="best", lr={"on": "holdout"}, valid="holdout")
+    assert watching.schedule.patience == 3
 
 
 def test_settings_print_every_field_and_the_policys_own():

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from ..errors import InputError
 from ..files import read_json, save_atomically
 from ..plots import new_figure, offscreen, save_figure, short, text
+from ..recipe import flat
 
 __all__ = ["Group", "SavedRun", "compare", "grouped", "read_runs", "table"]
 
@@ -30,7 +31,7 @@ class SavedRun:
     "What a run left in its folder"
     folder: Path
     results: dict              # of results.json
-    recipe: dict               # of recipe.json
+    recipe: dict               # of recipe.json, under dotted names
     history: dict              # column → values, an epoch each
     confusion: np.ndarray      # (C,C) counts, row: true class, column: what it was called
 
@@ -71,8 +72,8 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _read(folder: Path) -> SavedRun:
-    results, recipe = read_json(folder / "results.json"), read_json(folder / "recipe.json")
-    if not recipe.get("smoothing") and "loss" in results:            # of a run that kept the loss alone
+    results, recipe = read_json(folder / "results.json"), flat(read_json(folder / "recipe.json"))
+    if not recipe.get("loss.smoothing", recipe.get("smoothing")) and "loss" in results:   # a run of before
         results = {"cross_entropy": results["loss"]} | results
     wrong = [k for k in NUMBERS if type(results.get(k)) not in (int, float)]
     wrong += [k for k in ("recipe", "data", "data_fingerprint") if not isinstance(results.get(k), str)]

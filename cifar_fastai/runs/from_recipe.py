@@ -1,59 +1,120 @@
-"""What the fields of a recipe become: the callbacks of its fit and of its range test, and what that suggests.
+"""What the values of a recipe become in fastai's terms. `one_run` puts it together.
 
-    learn.fit(recipe.epochs, rate, cbs=callbacks_of(recipe, rate))
+    pictures = load_pictures(recipe, "digits")
+    settled(recipe, pictures).bs                 # 64: batches of 512 would leave two steps an epoch
 """
-from collections.abc import Callable
-from functools import partial
+import logging
+from math import log2
+from pathlib import Path
 
 from fastai.callback.core import Callback
 
-from ..recipe import Recipe
+from ..data import ImageData, load_data
+from ..errors import InputError, UnknownName
+from ..loaders import build_augmentation, subsets
+from ..models import MODELS
+from ..recipe import Recipe, counted
 from ..training import (
     SLIDE_NEEDS,
     SUGGESTIONS,
     ClipGradients,
+    ImageLearner,
     KeepBest,
     L1Loss,
+    careful_rate,
     create_schedule,
+    explain_rate,
     mixing,
-    peak,
+    optimizer,
+    peak_factor,
+    settled_rate,
     slide,
 )
 
-__all__ = ["callbacks_of", "peak_factor", "regularisers_of", "suggestions_of"]
+__all__ = ["check_names", "choose_rate", "extras_of", "given_rate", "load_pictures", "regularisers_of",
+           "schedule_of", "settled", "suggestions_of"]
+
+log = logging.getLogger("cifar_fastai")
 
 
-def callbacks_of(
+def check_names(recipe: Recipe) -> None:
+    "What a recipe cannot know when it is made. Raises: InputError with the nearest names"
+    if recipe.model not in MODELS: raise UnknownName("model", recipe.model, MODELS)
+    optimizer(recipe.opt.name, recipe.opt.mom)
+    build_augmentation(recipe.aug, recipe.size)
+
+
+def load_pictures(
     recipe: Recipe,
-    rate: float,        # the recipe's, or the one that was found
-) -> list[Callback]:
-    "The schedule, the regularisers, and the keeper of the best weights if the recipe asks for one"
-    options = {k: v for k, v in vars(recipe).items() if k not in ("name", "lr", "epochs")}
-    cbs = [create_schedule(recipe.schedule, rate, recipe.epochs, **options), *regularisers_of(recipe)]
-    return [*cbs, KeepBest()] if recipe.keep == "best" else cbs
+    data: ImageData | str | Path,  # pictures, or a source for `load_data`
+    unverified: bool = False,
+    split: float | None = None,
+) -> ImageData:
+    "The pictures, no more of them than the recipe's limit. Raises: InputError"
+    if not isinstance(data, ImageData):
+        data = load_data(data, size=recipe.size, unverified=unverified, split=split)
+    elif split is not None: raise InputError("split= is for a path: this data is split. Leave it out.")
+    return data if recipe.limit is None else data.limit(recipe.limit, recipe.seed)
+
+
+def settled(recipe: Recipe, data: ImageData) -> Recipe:
+    "The recipe with the batch size and the side of the pictures that it trains with: what recipe.json holds"
+    n = len(subsets(data, recipe.valid, recipe.seed)[0])
+    return recipe.but(bs=_batch_size(recipe, n), min_steps=recipe.min_steps, size=data.size)
+
+
+def _batch_size(recipe: Recipe, n: int) -> int:
+    """The recipe's, or the largest power of two that leaves `min_steps` steps an epoch.
+    Raises: InputError where the recipe's must hold and there are fewer pictures"""
+    if not recipe.min_steps and recipe.bs > n:
+        raise InputError(f"batches of {recipe.bs}, but only {counted(n, 'training picture')}. "
+                         f"Give a batch size (--bs) of {n} or less.")
+    if not recipe.min_steps: return recipe.bs
+    most = max(2, n // recipe.min_steps)
+    return recipe.bs if recipe.bs <= most else 2 ** int(log2(most))
+
+
+def suggestions_of(recipe: Recipe) -> list:
+    "What the range test suggests: fastai's four and `peak`; no slide where too few rates are tried for it"
+    its = recipe.lr.num_it
+    long = its - its // 10 - 5 >= SLIDE_NEEDS or recipe.lr.rule == "slide"
+    return [f for f in SUGGESTIONS if long or f is not slide]
+
+
+def given_rate(lr: float) -> float:
+    "The rate that the recipe gives, with a line for the log"
+    log.info("rate        %g (given)", lr)
+    return float(lr)
+
+
+def choose_rate(recipe: Recipe, learn: ImageLearner, rates) -> float:
+    """The rate to train with, of those that `learn.lr_find` has just suggested: by the recipe's rule, or a
+    careful one where the loss did not fall. Says so in the log"""
+    test, did_fall, steps = recipe.lr, learn.recorder.fell, len(learn.dls.train)
+    taken = settled_rate(rates, test.rule, test.start_lr) if did_fall else careful_rate(recipe.opt.name)
+    whose = {"train": "training", "holdout": "holdout"}[test.on]
+    log.info("rate        %s, from the %s loss alone", explain_rate(rates, test.rule, taken, did_fall), whose)
+    if taken == rates.peak:
+        log.info("            the peak is %.2g × where it is lowest", peak_factor(recipe.warm_up * steps))
+    if not did_fall or test.divide == 1: return taken
+    log.info("            divided by %g: %.3g", test.divide, taken / test.divide)
+    return taken / test.divide
 
 
 def regularisers_of(recipe: Recipe) -> list[Callback]:
-    "Whatever of L1, clipping and mixing the recipe asks for: a rate that was found without is another one"
-    cbs = []
-    if recipe.l1: cbs.append(L1Loss(recipe.l1, recipe.l1_rule))
-    if recipe.clip_value or recipe.clip_norm: cbs.append(ClipGradients(recipe.clip_value, recipe.clip_norm))
-    if recipe.mixup or recipe.cutmix: cbs.append(mixing(recipe.mixup, recipe.cutmix))
+    "L1, gradient clipping, mixing. The range test runs with them: they change the rate that it finds"
+    r, cbs = recipe.regularise, []
+    if r.l1: cbs.append(L1Loss(r.l1, r.l1_rule))
+    if r.clip_value or r.clip_norm: cbs.append(ClipGradients(r.clip_value, r.clip_norm))
+    if r.mixup or r.cutmix: cbs.append(mixing(r.mixup, r.cutmix))
     return cbs
 
 
-def peak_factor(
-    recipe: Recipe,
-    steps: int,      # an epoch
-) -> float:
-    """How many times the rate with the lowest loss the training bears as its peak: once for every 40 steps of
-    warm-up, but from a half to four times. Chosen on a holdout: docs/predecessors.md has the measurements"""
-    return max(0.5, min(4.0, recipe.warm_up * steps / 40))
+def extras_of(recipe: Recipe) -> list[Callback]:
+    "What the fit has beside its schedule: the regularisers, and the keeper of the best weights"
+    return [*regularisers_of(recipe), *([KeepBest()] if recipe.keep == "best" else [])]
 
 
-def suggestions_of(recipe: Recipe, steps: int) -> list[Callable]:
-    """What the recipe's range test suggests: `training.lr_finder.SUGGESTIONS`, with the `peak` of this
-    training; no slide where too few rates are tried for it"""
-    funcs = [partial(peak, factor=peak_factor(recipe, steps)) if f is peak else f for f in SUGGESTIONS]
-    long = recipe.lr_its - recipe.lr_its // 10 - 5 >= SLIDE_NEEDS or recipe.lr_rule == "slide"
-    return funcs if long else [f for f in funcs if f is not slide]
+def schedule_of(recipe: Recipe, lr: float) -> Callback:
+    "The callback of a schedule that is not the one-cycle"
+    return create_schedule(recipe.schedule.name, lr, recipe.epochs, **recipe.schedule.options())

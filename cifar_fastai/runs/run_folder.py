@@ -6,23 +6,24 @@
 """
 import json
 import logging
+import os
 import time
 from contextlib import contextmanager
-from dataclasses import fields as dataclass_fields
 from pathlib import Path
 
-from .. import policy
+from filelock import FileLock, Timeout
+
 from ..checkpoints import differences
-from ..errors import InputError, UnknownName
+from ..errors import InputError
 from ..files import TEMPORARY, read_json, sha256_of, sweep, write_json
 from ..machine import versions
-from ..recipe import Recipe
+from ..recipe import Recipe, flat
 
-__all__ = ["begin", "begun", "choose_folder", "gone_unless_begun", "holds_run", "load_recipe", "newest_run",
-           "saved_recipe", "seal", "sealed_files", "training_fields"]
+__all__ = ["begin", "begun", "choose_folder", "gone_unless_begun", "holds_run", "load_recipe", "locked",
+           "newest_run", "saved_recipe", "seal", "sealed_files", "training_fields"]
 
 log = logging.getLogger("cifar_fastai")
-NOT_TRAINING = ("name", "cam", "cam_every", "gallery", "tta", "min_steps")   # do not change the weights
+NOT_TRAINING = ("name", "explain", "tta", "min_steps")    # do not change the weights
 OWN = {"recipe.json", "log.txt", ".lock", "checkpoints"}  # one of these makes a folder a run's
 UNSEALED = {"manifest.json", "log.txt", ".lock"}          # and `checkpoints`, which have manifests
 
@@ -36,6 +37,31 @@ def choose_folder(recipe: Recipe, out: str | Path | None, resume: bool) -> Path:
     if not resume and ((folder / "recipe.json").exists() or (folder / "checkpoints").exists()):
         raise InputError(f"{folder} already holds a run. Resume it with --resume, or give another folder.")
     return folder
+
+
+@contextmanager
+def locked(folder: str | Path):
+    """Hold `folder` for this process; the lock of a dead one is free, and forked workers hold none.
+    Raises: InputError, naming the process that holds it"""
+    path, pid = Path(folder) / ".lock", os.getpid()
+    lock = FileLock(path, blocking=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        holder = path.read_text() or "that is just starting"
+        raise InputError(f"{path.parent} is in use by process {holder}. "
+                         "Wait for it, stop it, or choose another folder.") from None
+    except OSError as error:
+        raise InputError(f"cannot write in {path.parent}: {error.strerror}. "
+                         "Choose another folder.") from error
+    try:
+        path.write_text(str(pid))
+        yield
+    finally:
+        if os.getpid() == pid:
+            path.unlink(missing_ok=True)      # while it is still held, so it is our own
+            lock.release()
 
 
 def holds_run(folder: Path) -> bool:
@@ -82,8 +108,10 @@ def begin(folder: Path, recipe: Recipe, decided: dict, resume: bool) -> None:
 
 
 def training_fields(recipe: dict) -> dict:
-    "The fields of a recipe, as JSON values, that decide the weights"
-    return json.loads(json.dumps({k: v for k, v in recipe.items() if k not in NOT_TRAINING}))
+    "The fields of a recipe, as JSON values under dotted names, that decide the weights"
+    found = flat({k: v for k, v in recipe.items() if k not in NOT_TRAINING})
+    if isinstance(recipe.get("lr"), dict): found = {"lr": "find"} | found
+    return json.loads(json.dumps(found))
 
 
 @contextmanager
@@ -100,8 +128,11 @@ def gone_unless_begun(folder: Path):
 
 
 def saved_recipe(folder: Path) -> dict:
-    "The fields in recipe.json. Raises: InputError"
-    return read_json(Path(folder) / "recipe.json")
+    "The fields in recipe.json, whatever the augmentation. Raises: InputError"
+    saved = read_json(Path(folder) / "recipe.json")
+    try: Recipe.from_dict({k: v for k, v in saved.items() if k != "aug"})
+    except InputError as error: raise InputError(f"{folder}/recipe.json: {error}") from error
+    return saved
 
 
 def load_recipe(
@@ -109,17 +140,8 @@ def load_recipe(
     **given,             # fields that the file need not have: name, which has no default
 ) -> Recipe:
     "The recipe in a file. Raises: InputError for what is no recipe, or holds transforms of Albumentations"
-    fields = given | {k: tuple(v) if isinstance(v, list) else v for k, v in read_json(path).items()}
-    if "bs" in fields: fields = {"min_steps": 0} | fields        # as `Recipe.but`: a given size holds
-    aug, known = fields.get("aug"), [f.name for f in dataclass_fields(Recipe)]
-    if isinstance(aug, dict) and "transform" in aug:
-        raise InputError(f"{path} holds transforms of Albumentations, which only the recipe's own module can "
-                         "make. Run that module.")
-    try:
-        for name in fields:
-            if name not in known: raise UnknownName("recipe field", name, known)
-        if isinstance(aug, dict): fields["aug"] = policy.from_dict(aug)
-        return Recipe(**fields)
+    values = given | read_json(path)
+    try: return Recipe.from_dict(values)
     except InputError as error: raise InputError(f"{path}: {error}") from error
     except (TypeError, OverflowError) as error:
         raise InputError(f"{path} holds no recipe: {' '.join(str(error).split())}. "

@@ -16,6 +16,7 @@ from .lr_finder import (
     explain_rate,
     minimum,
     peak,
+    peak_factor,
     settled_rate,
     slide,
     steep,
@@ -28,4 +29,5 @@ from .schedules import create_schedule
 
 __all__ = ["ClipGradients", "ImageLearner", "KeepBest", "L1Loss", "Precision", "SLIDE_NEEDS", "SUGGESTIONS",
            "careful_rate", "cifar_learner", "create_schedule", "epoch_row", "explain_rate", "fitting",
-           "inside_fit", "minimum", "mixing", "optimizer", "peak", "settled_rate", "slide", "steep", "valley"]
+           "inside_fit", "minimum", "mixing", "optimizer", "peak", "peak_factor", "settled_rate", "slide",
+           "steep", "valley"]

@@ -1,8 +1,8 @@
 """An ordinary fastai Learner for small pictures: Nesterov SGD, channels_last, the fastest precision here.
 
     learn = cifar_learner(dls, resnet18)
-    learn.lr_find(suggest_funcs=(valley, slide, minimum, steep, peak))
-    learn.fit_one_cycle(20, 0.2)
+    rates = learn.lr_find(n_epoch=20, suggest_funcs=(valley, slide, minimum, steep, peak))
+    learn.fit_one_cycle(20, rates.peak)
 """
 from contextlib import contextmanager, nullcontext
 
@@ -21,6 +21,7 @@ from torch import nn
 from ..errors import InputError
 from ..loaders import LoaderError, worker_failed
 from ..models import create_model, layer_groups
+from ..parts import Loss, LRFind, OneCycle, Optimizer
 from .callbacks import EpochSeed, EpochTable, WatchProgress, look, loops
 from .device_recorder import DeviceRecorder, mean_metric
 from .losses import create_loss
@@ -151,13 +152,13 @@ class ImageLearner(Learner):
         self,
         n_epoch: int,
         lr_max: float | slice | None = None,  # peak rate
-        div: float = 25.0,        # the first rate is lr_max / div
-        div_final: float = 1e5,   # the last rate is lr_max / div_final
-        pct_start: float = 0.25,  # where in the run the peak stands, 0…1
+        div: float = OneCycle.div,              # the first rate is lr_max / div
+        div_final: float = OneCycle.div_final,  # the last rate is lr_max / div_final
+        pct_start: float = OneCycle.pct_start,  # where in the run the peak stands, 0…1
         wd=None,
         moms: tuple | None = None,  # momentum at the start, the peak and the end
         cbs=None, reset_opt=False, start_epoch=0,
-        anneal: str = "cos",      # "cos" (as fastai) or "linear"
+        anneal: str = OneCycle.anneal,          # "linear", or "cos" as in fastai
     ):
         "Fit for `n_epoch` by the 1cycle policy (Smith 2018)"
         if self.opt is None: self.create_opt()
@@ -167,9 +168,10 @@ class ImageLearner(Learner):
         cycle = one_cycle(peak, n_epoch, pct_start, None, div, div_final, anneal, moms)
         self.fit(n_epoch, cbs=[cycle, *_listed(cbs)], reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
 
-    def lr_find(self, start_lr=1e-5, end_lr=10.0, num_it=100, stop_div=True, show_plot=True,
-                suggest_funcs=None, **kwargs):
-        "fastai's `lr_find` (`training.lr_finder.find_rate`): no weight, generator or file is changed"
+    def lr_find(self, start_lr=LRFind.start_lr, end_lr=LRFind.end_lr, num_it=LRFind.num_it, stop_div=True,
+                show_plot=True, suggest_funcs=None, **kwargs):
+        """fastai's `lr_find`: no weight, generator or file is changed. `n_epoch=` is the length of the fit
+        that the rate is for; this and further arguments: `training.lr_finder.find_rate`"""
         return find_rate(self, start_lr, end_lr, num_it, stop_div=stop_div, show_plot=show_plot,
                          suggest_funcs=suggest_funcs, **kwargs)
 
@@ -196,13 +198,13 @@ def cifar_learner(
     arch="resnet18",              # a function or name of `models` or torchvision, or a torch module
     n_out: int | None = None,     # classes; None: those of `dls`
     norm: str = "bn",             # "bn" (batch norm) or "gn" (group norm of one group)
-    opt="sgd",                    # name (see `optimizer`) or any fastai `opt_func`
+    opt=Optimizer.name,           # name (see `optimizer`) or any fastai `opt_func`
     lr: float = 0.1,              # default rate of `fit`
-    mom: float = 0.9,             # momentum
-    wd: float = 5e-4,             # weight decay, torch's meaning (coupled for SGD)
-    wd_norm_bias: bool = True,    # decay norms and biases too
-    smoothing: float = 0.0,       # label smoothing, 0…1 (Szegedy et al. 2016), of a loss that is named
-    loss_func="ce",               # "ce", "nll" (nets that end in log_softmax), or a loss function
+    mom: float = Optimizer.mom,   # momentum
+    wd: float = Optimizer.wd,     # weight decay, torch's meaning (coupled for SGD)
+    wd_norm_bias: bool = Optimizer.wd_norm_bias,   # decay norms and biases too
+    smoothing: float | None = None,   # label smoothing, 0…1 (Szegedy et al. 2016); None: .1 for "ce"
+    loss_func=Loss.name,          # "ce", "nll" (nets that end in log_softmax), or a loss function
     metrics=accuracy,
     precision: str = "auto",      # "auto" (by device), "fp32", "bf16" or "fp16"
     seed: int | None = None,      # of the first weights; None: the seed of `dls`
@@ -215,6 +217,7 @@ def cifar_learner(
     Raises: InputError for an unknown architecture, optimiser or precision, classes that do not fit the
     head, or smoothing beside a loss function that is given."""
     classes, seed = len(dls.vocab), getattr(dls.train, "seed", 0) if seed is None else seed
+    if smoothing is None: smoothing = Loss.smoothing if loss_func == "ce" else 0.0
     if smoothing and not isinstance(loss_func, str):
         raise InputError(f"smoothing={smoothing:g} does nothing to a loss function that is given. Give it "
                          "its own label_smoothing=, or its name: ce or nll.")

@@ -1,14 +1,15 @@
 """The learning-rate range test (Smith 2017): raise the rate batch by batch, watch the loss, suggest a rate.
 It leaves no trace.
 
-    rates = learn.lr_find(suggest_funcs=(valley, slide, minimum, steep, peak))
-    rates.peak
+    rates = learn.lr_find(n_epoch=20, suggest_funcs=(valley, slide, minimum, steep, peak))
+    learn.fit_one_cycle(20, rates.peak)
 """
 import logging
 import random
 from collections import namedtuple
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,9 +18,10 @@ from fastai.callback.schedule import LRFinder, SchedExp, SchedLin, minimum, slid
 from fastcore.basics import listify
 
 from ..errors import InputError, UnknownName
+from ..parts import LRFind, OneCycle
 
-__all__ = ["LRSweep", "careful_rate", "explain_rate", "fell", "find_rate", "minimum", "peak", "settled_rate",
-           "slide", "steep", "valley"]
+__all__ = ["LRSweep", "careful_rate", "explain_rate", "fell", "find_rate", "minimum", "peak",
+           "peak_factor", "settled_rate", "slide", "steep", "valley"]
 
 log = logging.getLogger("cifar_fastai")
 
@@ -31,8 +33,8 @@ def peak(
     factor: float = 1.0,    # of the rate where the loss is lowest
 ) -> tuple:                 # the rate, and the point of the curve
     """A peak for the one-cycle of SGD: the rate where the loss is lowest, or so many times it. A net that was
-    warmed up bears more than one that meets each rate for a single batch: `runs.from_recipe.peak_factor`
-    tells how much by the length of the warm-up, and recipes go by it. Adam wants an eighth of that, a
+    warmed up bears more than one that meets each rate for a single batch: `peak_factor` tells how much by the
+    length of the warm-up; `lr_find(n_epoch=…)` and recipes go by it. Adam wants an eighth of that, a
     constant rate fastai's `minimum`, a tenth of the rate with the lowest loss. The bottom is sought before
     the loss stands 5 % above its beginning (nets with batch norm come back from there, but not by learning),
     the peak before it stands 50 % above"""
@@ -82,16 +84,27 @@ class LRSweep(LRFinder):
     def after_fit(self): self.learn.opt.zero_grad()
 
 
+def peak_factor(
+    steps: float,    # in which the rate rises, until its peak
+) -> float:
+    """How many times the rate with the lowest loss a one-cycle bears as its peak: once for every 40 steps of
+    warm-up, but from a half to four times. Chosen on a holdout: docs/predecessors.md has the measurements"""
+    return max(0.5, min(4.0, steps / 40))
+
+
 def find_rate(
     learn,
-    start_lr: float = 1e-5,
-    end_lr: float = 10.0,
-    num_it: int = 100,       # batches, each with a higher rate
-    mode: str = "exp",       # "exp": by a factor, "linear": by a step
-    on: str = "train",       # whose loss: "train" (smoothed) or "holdout" (one batch); never the test set's
+    start_lr: float = LRFind.start_lr,
+    end_lr: float = LRFind.end_lr,
+    num_it: int = LRFind.num_it,   # batches, each with a higher rate
+    mode: str = LRFind.mode,   # "exp": by a factor, "linear": by a step
+    on: str = LRFind.on,     # whose loss: "train" (smoothed) or "holdout" (one batch); never the test set's
     stop_div: bool = True,   # stop where the loss is above four times its minimum
     show_plot: bool = True,
     suggest_funcs=None,      # None: valley; `peak`, fastai's `slide`, `minimum`, `steep`, or like them
+    n_epoch: int | None = None,     # of the fit that the rate is for: `peak` then goes by its warm-up, and no
+                                    # more batches are tried than it has (but 60)
+    warm_up: float | None = None,   # epochs until the peak of that fit; None: as `fit_one_cycle` has it
 ):                           # namedtuple of rates by function; losses and rates stay in `learn.recorder`
     """Try rates from `start_lr` to `end_lr`; model, optimiser, generators and disk are afterwards as before.
     Raises: InputError for rates that do not rise, or where too few batches are left to judge by."""
@@ -107,6 +120,11 @@ def find_rate(
         raise InputError(f"the range test cannot rise from start_lr={start_lr:g} to end_lr={end_lr:g}. "
                          "Give an end_lr above start_lr.")
     funcs = listify(valley if suggest_funcs is None else suggest_funcs)
+    if n_epoch is not None:
+        steps = len(learn.dls.train)
+        num_it = min(num_it, max(60, n_epoch * steps))
+        factor = peak_factor((OneCycle().warm_up(n_epoch) if warm_up is None else warm_up) * steps)
+        funcs = [partial(f, factor=factor) if f is peak else f for f in funcs]
     sweep = LRSweep(start_lr, end_lr, num_it, mode, on, stop_div)
     with _untouched(learn), learn.no_logging():
         learn.fit(num_it // max(1, len(learn.dls.train)) + 1, cbs=sweep)

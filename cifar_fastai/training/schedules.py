@@ -7,11 +7,11 @@ Names are fastai's. Its `div_final` divides the *peak*: last rate = lr / div_fin
 divides the *first* rate by `final_div_factor`: its (div_factor=10, final_div_factor=1), which ends where it
 began ("no annihilation"), is (div=10, div_final=10) here.
 """
-import inspect
 from collections.abc import Callable
 
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, combine_scheds
 
+from .. import parts
 from ..errors import InputError, UnknownName
 from .callbacks import fitting
 from .keep_best import refuse_test_set, validated
@@ -39,12 +39,12 @@ class Schedule(ParamScheduler):
 def one_cycle(
     lr,                        # peak rate; an array has one for each group of parameters
     epochs: int,
-    pct_start: float = 0.25,   # where the peak stands, as a share of the fit
-    peak_epoch: float | None = None,   # the same in epochs, instead
-    div: float = 25.0,         # first rate = lr / div
-    div_final: float = 1e4,    # last rate = lr / div_final; equal to `div` it ends where it began
-    anneal: str = "cos",       # "cos" (as fastai) or "linear"
-    moms: tuple | None = None, # momentum at start, peak and end; None: as the optimiser has it
+    pct_start: float = parts.OneCycle.pct_start,   # where the peak stands, as a share of the fit
+    peak_epoch: float | None = None,               # the same in epochs, instead
+    div: float = parts.OneCycle.div,               # first rate = lr / div
+    div_final: float = parts.OneCycle.div_final,   # last rate = lr / div_final; as `div`: where it began
+    anneal: str = parts.OneCycle.anneal,           # "linear", or "cos" as in fastai
+    moms: tuple | None = None,  # momentum at start, peak and end; None: as the optimiser has it
 ) -> Schedule:
     "Up to the peak and down again (Smith 2018). Raises: InputError for a peak outside of the fit"
     if anneal not in ANNEALS: raise UnknownName("annealing", anneal, ANNEALS)
@@ -65,8 +65,8 @@ def _two(pct, start, middle, end, sched):
 def flat_cos(
     lr,                        # rate of the flat part
     epochs: int,
-    pct_start: float = 0.75,   # share of the fit after which the rate falls
-    div_final: float = 1e5,    # last rate = lr / div_final
+    pct_start: float = parts.FlatCos.pct_start,    # share of the fit after which the rate falls
+    div_final: float = parts.FlatCos.div_final,    # last rate = lr / div_final
 ) -> Schedule:
     "Constant, then down by a half cosine"
     return Schedule({"lr": _two(pct_start, lr, lr, lr / div_final, SchedCos)})
@@ -75,8 +75,8 @@ def flat_cos(
 def step(
     lr,                        # first rate
     epochs: int,
-    step_every: int = 10,      # epochs from one drop to the next
-    drop: float = 0.1,         # the rate is multiplied by it
+    step_every: int = parts.Step.step_every,       # epochs from one drop to the next
+    drop: float = parts.Step.drop,                 # the rate is multiplied by it
 ) -> Schedule:
     "lr · drop^⌊epoch / step_every⌋, as torch's `StepLR` once an epoch"
     def at(pct): return lr * drop ** int(pct * epochs / step_every + 1e-6)     # pct is a sum of floats
@@ -95,10 +95,10 @@ class Plateau(Schedule):
     def __init__(
         self,
         lr,                        # first rate
-        patience: int = 3,         # epochs without a better loss that are waited for
-        drop: float = 0.1,         # the rate is multiplied by it
-        cooldown: int = 0,         # epochs after a drop that do not count
-        min_lr: float = 0.0,       # the rate stays at or above it
+        patience: int = parts.Plateau.patience,    # epochs without a better loss that are waited for
+        drop: float = parts.Plateau.drop,          # the rate is multiplied by it
+        cooldown: int = parts.Plateau.cooldown,    # epochs after a drop that do not count
+        min_lr: float = parts.Plateau.min_lr,      # the rate stays at or above it
         threshold: float = 1e-4,   # a loss is better where it is lower by this share
     ):
         super().__init__({})
@@ -125,9 +125,9 @@ class Plateau(Schedule):
     def load_state_dict(self, state): vars(self).update(state)
 
 
-def plateau(lr, epochs: int, patience=3, drop=0.1, cooldown=0, min_lr=0.0) -> Plateau:
+def plateau(lr, epochs: int, **options) -> Plateau:
     "`Plateau`, called like the others"
-    return Plateau(lr, patience, drop, cooldown, min_lr)
+    return Plateau(lr, **options)
 
 
 SCHEDULES = {f.__name__: f for f in (one_cycle, flat_cos, step, plateau, constant)}
@@ -137,10 +137,8 @@ def create_schedule(
     name: str | Callable,  # a name of `SCHEDULES`, or a function of (lr, epochs, **options)
     lr: float,
     epochs: int,
-    **options,             # those that the schedule does not know, and those that are None, are left out
+    **options,
 ) -> Schedule:
     "A schedule by name. Raises: InputError for an unknown name or a value out of range"
     if not callable(name) and name not in SCHEDULES: raise UnknownName("schedule", name, SCHEDULES)
-    make = name if callable(name) else SCHEDULES[name]
-    known = inspect.signature(make).parameters
-    return make(lr, epochs, **{k: v for k, v in options.items() if v is not None and k in known})
+    return (name if callable(name) else SCHEDULES[name])(lr, epochs, **options)

@@ -187,7 +187,7 @@ def small_net(n_out, n_in=3, norm="bn"):
 @pytest.fixture(scope="module")
 def trained():
     dls = cifar_dataloaders(digits_somewhere(), 64, None, device="cpu", num_workers=0)
-    learn = cifar_learner(dls, small_net, opt="adam", wd=0, precision="fp32")
+    learn = cifar_learner(dls, small_net, opt="adam", wd=0, precision="fp32", smoothing=0.0)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(6, .01)
     return ImageInterpretation.from_learner(learn)
 

@@ -18,11 +18,11 @@ import torch
 from benchmarks.faults import COMPARED, _draw_little, small_net
 from cifar_fastai import Recipe, cli, models
 from cifar_fastai.data.sources import load_data
-from cifar_fastai.runs import one_run as runs  # noqa: F401
+from cifar_fastai.runs import from_recipe
 
 BYTES = [*COMPARED, "recipe.json"]
-recipe = Recipe(name="small", model="small", epochs=3, bs=32, min_steps=8, limit=256, lr_its=26,
-                precision="fp32", tta="none")
+recipe = Recipe(name="small", model="small", epochs=3, bs=32, min_steps=8, limit=256,
+                lr={"num_it": 26}, precision="fp32", tta="none")
 
 
 _read_once: list = []                                    # a `load_data` that has the digits at hand
@@ -70,7 +70,7 @@ def _be(flags, prepare, cwd, recipe, data, drawn, fd):
         sys.stdout, sys.stderr = [os.fdopen(n, "w", 1, closefd=False) for n in (1, 2)]
         if cwd: os.chdir(cwd)
         if not drawn: _draw_little()
-        runs.load_data = _read_once[0]
+        from_recipe.load_data = _read_once[0]
         prepare()
         try: cli.main(recipe, [*(["--data", data] if data else []), *map(str, flags)])
         except SystemExit as end: status = end.code or 0
@@ -92,7 +92,7 @@ def _warm() -> None:
     "Import once what each process needs"
     import torch.utils.tensorboard  # noqa: F401
     models.MODELS["small"] = small_net
-    digits, real = load_data("digits"), runs.load_data
+    digits, real = load_data("digits"), load_data
     def loaded(source, **kwargs): return digits if source == "digits" else real(source, **kwargs)
     _read_once.append(loaded)
 

@@ -60,8 +60,8 @@ def write_folder(data: ImageData, root: Path) -> Path:
     return root
 
 
-recipe = Recipe(name="tiny", model="tiny", epochs=2, bs=32, min_steps=4, lr_its=40, size=16, precision="fp32",
-                aug="pad_crop_flip", cam_every=1, gallery=8)
+recipe = Recipe(name="tiny", model="tiny", epochs=2, bs=32, min_steps=4, lr={"num_it": 40}, size=16,
+                precision="fp32", aug="pad_crop_flip", explain={"every": 1, "gallery": 8})
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def folders(tmp_path_factory):
             patch.setattr(runs, name, lambda *args, **kwargs: {})
         made = {}
         for s in (0., .3):
-            recipe = tiny.recipe.but(lr=.1, epochs=1, smoothing=s)
+            recipe = tiny.recipe.but(lr=.1, epochs=1, loss={"smoothing": s})
             made[s] = train(recipe, tiny.learnable(), root / str(s), quiet=True, device="cpu")
     return made
 

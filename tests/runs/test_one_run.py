@@ -17,7 +17,7 @@ from tiny import recipe as all_of_it, tiny_net, write_folder
 from cifar_fastai.data.sources import load_data
 from cifar_fastai.errors import InputError
 from cifar_fastai.machine import versions
-from cifar_fastai.runs import one_run as runs
+from cifar_fastai.runs import from_recipe
 from cifar_fastai.runs.one_run import train
 from cifar_fastai.weights import load_weights
 
@@ -167,7 +167,7 @@ def test_a_finished_run_is_resumed_by_explaining_it_again(done, results, undrawn
 def test_the_rate_is_found_under_the_recipes_own_clipping(undrawn, learnable, tmp_path):
     curves = {}
     for limit in (None, 1e-4):
-        clipped = recipe.but(clip_value=limit, limit=None, epochs=1, lr="find")
+        clipped = recipe.but(regularise={"clip_value": limit}, limit=None, epochs=1, lr="find")
         train(clipped, learnable, tmp_path / str(limit), device="cpu", quiet=True)
         found = json.loads((tmp_path / str(limit) / "checkpoints" / "lr_find.json").read_text())
         curves[limit] = np.array(found["losses"])[:40]
@@ -203,4 +203,4 @@ def test_with_a_holdout_the_test_set_is_only_seen_at_the_end(undrawn, learnable,
 
 @pytest.mark.parametrize("n, expected", [(50_000, 512), (160, 32), (1437, 256), (40, 8), (9, 2), (1, 2)])
 def test_small_data_gets_batches_small_enough_for_some_steps(n, expected):
-    assert runs._batch_size(recipe.but(bs=512, min_steps=5), n) == expected
+    assert from_recipe._batch_size(recipe.but(bs=512, min_steps=5), n) == expected

@@ -18,7 +18,8 @@ from benchmarks import faults
 from cifar_fastai import files as saving, models
 from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.checkpoints.store import CheckpointStore
-from cifar_fastai.runs import one_run as runs, report, verify as check
+from cifar_fastai.runs import bookkeeping, from_recipe, one_run as runs, report, verify as check
+from cifar_fastai.runs.bookkeeping import Books
 from cifar_fastai.training import lr_finder as finder
 from cifar_fastai.training.learner import ImageLearner
 
@@ -81,10 +82,10 @@ def test_F1_a_process_from_the_shell_is_killed_and_gone_on_with(tmp_path, learna
     assert hashes(tmp_path / "run") == hashes(tmp_path / "undisturbed")
 
 
-STAGES = {"before the data is read": (runs, "_prepare"), "after recipe.json": (saving, "save_atomically"),
-          "in the range test": (finder, "_judged"), "before the fit": (runs, "_fit"),
-          "before the figures": (runs, "_explain"), "before the results": (runs, "_results"),
-          "before the manifest": (runs, "seal")}
+STAGES = {"before the data is read": (runs, "learner_of"), "after recipe.json": (saving, "save_atomically"),
+          "in the range test": (finder, "_judged"), "before the fit": (runs, "fit"),
+          "before the figures": (runs, "write_training"), "before the results": (Books, "_results"),
+          "before the manifest": (bookkeeping, "seal")}
 
 
 SLOW = ("before the fit", "before the results", "after recipe.json")
@@ -131,7 +132,7 @@ def test_F1_tensorboard_shows_a_resumed_run_like_an_undisturbed_one(tmp_path):
     folder = tmp_path / "run"
     flags = "--out", folder, "--checkpoint-minutes", 0
     assert run(*flags, prepare=lambda: at(ImageLearner, "_do_epoch_validate", kill, 1))[0] == -signal.SIGKILL
-    assert run("--resume", folder, prepare=lambda: at(runs, "seal", kill))[0] == -signal.SIGKILL
+    assert run("--resume", folder, prepare=lambda: at(bookkeeping, "seal", kill))[0] == -signal.SIGKILL
     resumed(folder)
     assert scalars(folder / "tensorboard") == scalars(whole() / "tensorboard")
 
@@ -158,7 +159,7 @@ def scalars(folder) -> dict:
 
 def test_F1_several_seeds_go_on_where_they_were_killed(tmp_path):
     flags = "--out", tmp_path / "seeds", "--seeds", 0, 1
-    in_the_second = lambda: at(runs, "_fit", kill, 1)
+    in_the_second = lambda: at(runs, "fit", kill, 1)
     assert run(*flags, prepare=in_the_second)[0] == -signal.SIGKILL
     status, text = run(*flags, "--resume")
     assert status == 0 and (tmp_path / "seeds/seeds.json").exists(), text
@@ -169,7 +170,7 @@ def test_F1_several_seeds_go_on_where_they_were_killed(tmp_path):
 # ---------------------------------------------------------------- F3: signals
 
 PLACES = {"in the range test": (ImageLearner, "one_batch", 5), "in the fit": (ImageLearner, "one_batch", 46),
-          "while the data is read": (runs, "load_data", 0), "among the figures": (report, "_write", 1),
+          "while the data is read": (from_recipe, "load_data", 0), "among the figures": (report, "_write", 1),
           "in the Grad-CAM pass of the fit": (runs.GradCAMCallback, "after_epoch", 2),
           "while predicting": (ImageLearner, "_do_epoch_validate", 3)}
 
@@ -224,7 +225,7 @@ def net_with_a_bias(n_out=10, n_in=3, norm="bn"):
 @pytest.mark.parametrize("field, flags, kwargs", [
     ("seed was 0, is now 1", ["--seed", 1], {}), ("lr was \"find\", is now 0.2", ["--lr", 0.2], {}),
     ("epochs was 3, is now 4", ["--epochs", 4], {}), ("limit was 256", ["--limit", 200], {}),
-    ("opt was \"sgd\", is now \"adam\"", [], {"recipe": recipe.but(opt="adam")}),
+    ("opt.name was \"sgd\", is now \"adam\"", [], {"recipe": recipe.but(opt="adam")}),
     ("architecture was", [], {"prepare": lambda: models.MODELS.update(small=net_with_a_bias)}),
     ("data was", [], {"prepare": lambda: at_data()})])
 def test_F6_another_run_is_refused_by_the_name_of_the_field(half, field, flags, kwargs):
@@ -238,9 +239,9 @@ def test_F6_another_run_is_refused_by_the_name_of_the_field(half, field, flags, 
 def at_data():
     "Each pixel is another, by a little"
     from dataclasses import replace
-    data = runs.load_data("digits")
+    data = from_recipe.load_data("digits")
     other = replace(data, x_train=data.x_train ^ 1, fingerprint="another")
-    runs.load_data = lambda *args, **kwargs: other
+    from_recipe.load_data = lambda *args, **kwargs: other
 
 
 def test_F6_a_whole_run_stays_whole_where_another_is_refused(tmp_path):
@@ -250,12 +251,12 @@ def test_F6_a_whole_run_stays_whole_where_another_is_refused(tmp_path):
 
 
 def test_F6_before_the_first_checkpoint_too(tmp_path):
-    run("--out", tmp_path / "run", prepare=lambda: at(runs, "_fit", kill))
+    run("--out", tmp_path / "run", prepare=lambda: at(runs, "fit", kill))
     assert "seed was 0, is now 1" in refusal("--resume", tmp_path / "run", "--seed", 1)
 
 
 def test_F6_names_and_maps_may_change(half):
-    status, text = run("--resume", half, recipe=recipe.but(cam="layer1", cam_every=1))
+    status, text = run("--resume", half, recipe=recipe.but(explain={"layer": "layer1", "every": 1}))
     assert status == 0, text
     same = [n for n in hashes(half) if n.endswith(("csv", "safetensors"))]
     assert hashes(half, same) == hashes(whole(), same)
@@ -301,7 +302,7 @@ def test_F7_a_disk_that_is_really_full(tmp_path):
 def test_F8_a_folder_that_cannot_be_written_in_ends_the_run_before_it_starts(tmp_path):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file/run", "/proc/run"):
-        line = refusal("--out", out, prepare=lambda: at(runs, "_prepare", kill))
+        line = refusal("--out", out, prepare=lambda: at(runs, "learner_of", kill))
         assert f"cannot write in {out}" in line
 
 

@@ -65,7 +65,8 @@ def test_what_was_decided_stands_there_before_training(folder):
 
 
 @pytest.mark.parametrize("recipe, decided, says", [
-    (RECIPE.but(seed=1), {}, "seed was 0, is now 1"), (RECIPE.but(wd=0.), {}, "wd was 0.0005, is now 0.0"),
+    (RECIPE.but(seed=1), {}, "seed was 0, is now 1"),
+    (RECIPE.but(opt={"wd": 0.}), {}, "wd was 0.0005, is now 0.0"),
     (RECIPE, {"data_fingerprint": "xyz"}, 'data was "abc", is now "xyz"')])
 def test_a_run_that_was_decided_otherwise_is_not_gone_on_with(folder, recipe, decided, says):
     before = (folder / "recipe.json").read_bytes()
@@ -74,9 +75,11 @@ def test_a_run_that_was_decided_otherwise_is_not_gone_on_with(folder, recipe, de
 
 
 def test_fields_that_do_not_touch_the_weights_may_change(folder, caplog):
-    begin(folder, RECIPE.but(name="other", gallery=5, tta="none"), DECIDED | {"device": "cuda"}, resume=True)
+    other = RECIPE.but(name="other", explain={"gallery": 5}, tta="none")
+    begin(folder, other, DECIDED | {"device": "cuda"}, resume=True)
     assert 'device was "cpu", is now "cuda": the end will be the same only to rounding' in caplog.text
-    assert "gallery" not in training_fields(RECIPE.as_dict()) and "seed" in training_fields(RECIPE.as_dict())
+    fields = training_fields(RECIPE.as_dict())
+    assert "explain.gallery" not in fields and "opt.wd" in fields
     assert begun(folder)["device"] == "cpu", "what was decided first"
 
 
@@ -117,7 +120,7 @@ def test_a_recipe_with_transforms_of_albumentations_needs_its_own_module(tmp_pat
     import albumentations as A
     recipe = RECIPE.but(aug=A.Compose([A.HorizontalFlip(p=.5)]))
     begin(tmp_path / "run", recipe, DECIDED, resume=False)
-    with pytest.raises(InputError, match="holds transforms of Albumentations, which only the recipe's own"):
+    with pytest.raises(InputError, match="holds transforms of Albumentations, which only its own"):
         load_recipe(tmp_path / "run" / "recipe.json")
 
 

@@ -10,7 +10,7 @@ import torch
 from process import at, run, send, whole
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.runs import one_run as runs
+from cifar_fastai.runs import bookkeeping, one_run as runs
 from cifar_fastai.runs.verify import check, main
 
 
@@ -33,7 +33,7 @@ def flip(path):
 
 def unseal(folder):
     "Let the manifest vouch for what is there now: the forger's way"
-    runs.seal(folder)
+    bookkeeping.seal(folder)
 
 
 def edit(path, **fields): path.write_text(json.dumps(json.loads(path.read_text()) | fields))
@@ -101,7 +101,7 @@ def test_what_is_wrong_is_named(folder, case, capsys):
 
 def test_a_run_that_was_killed_is_told_from_a_whole_one(tmp_path):
     kill = send(9)
-    run("--out", tmp_path / "run", prepare=lambda: at(runs, "_explain", kill))
+    run("--out", tmp_path / "run", prepare=lambda: at(runs, "write_training", kill))
     wrong, _ = check(tmp_path / "run")
     assert wrong[0].startswith("the run did not end: no manifest.json, nor results.json")
     assert wrong[0].endswith(f"Go on with --resume {tmp_path / 'run'}")

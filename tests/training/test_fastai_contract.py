@@ -132,8 +132,10 @@ class Ours(Stock):
         return cifar_dataloaders(self.data, bs, None, num_workers=0, device="cpu", path=self.path)
 
     def learn(self, dls=None, opt=None, net=None, **kwargs):
-        return cifar_learner(dls or self.dls(), net or first_net(), opt=opt or "sgd", precision="fp32",
-                             path=self.path, **kwargs)
+        learn = cifar_learner(dls or self.dls(), net or first_net(), opt=opt or "sgd", precision="fp32",
+                              smoothing=0.0, path=self.path, **kwargs)
+        learn.fit_one_cycle = partial(learn.fit_one_cycle, div_final=1e5, anneal="cos")    # fastai's numbers
+        return learn
 
 
 def first_net():

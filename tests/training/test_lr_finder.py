@@ -16,7 +16,7 @@ from stock import Net, stock_dls
 from tiny import tiny_net
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.recipe import CHOICES
+from cifar_fastai.parts import LRFind
 from cifar_fastai.training.lr_finder import (
     SUGGESTIONS,
     explain_rate,
@@ -202,7 +202,8 @@ def test_a_holdout_judges_by_its_own_loss_and_leaves_no_trace(learner, tmp_path)
 
 
 def test_a_recipe_knows_every_suggestion_by_its_name():
-    assert list(CHOICES["lr_rule"]) == [getattr(f, "func", f).__name__ for f in SUGGESTIONS]
+    for f in SUGGESTIONS: assert LRFind(getattr(f, "func", f).__name__)
+    with pytest.raises(InputError, match="unknown rule of LRFind: 'median'"): LRFind("median")
 
 
 def test_the_choice_is_told_with_the_others(learner, caplog):

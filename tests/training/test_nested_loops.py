@@ -75,7 +75,7 @@ class Looks(Callback):
 def ours(learnable, valid="holdout", num_workers=0, **kwargs):
     from cifar_fastai.training.learner import cifar_learner
     dls = cifar_dataloaders(learnable, 32, "pad_crop_flip", valid, num_workers=num_workers, device="cpu")
-    return cifar_learner(dls, small_net(), **{"precision": "bf16", **kwargs})
+    return cifar_learner(dls, small_net(), **{"precision": "bf16", "smoothing": 0.0, **kwargs})
 
 
 def callbacks(folder, schedule="one_cycle", mix="mixup"):

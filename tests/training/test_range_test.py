@@ -63,7 +63,7 @@ def test_a_small_fall_beyond_the_noise_is_one_on_real_curves(data):
 
 @pytest.mark.parametrize("opt, rate", [("sgd", 1e-2), ("adam", 1e-3)])
 def test_a_recipe_takes_a_careful_rate_where_nothing_fell(undrawn, learnable, tmp_path, caplog, opt, rate):
-    still = tiny.recipe.but(opt=opt, epochs=1, lr_range=(1e-9, 1e-6), lr_divide=2.)
+    still = tiny.recipe.but(opt=opt, epochs=1, lr={"divide": 2., "start_lr": 1e-9, "end_lr": 1e-6})
     with caplog.at_level(logging.INFO):
         run = runs.train(still, learnable, tmp_path / "run", device="cpu")
     assert run.results["lr"] == rate == careful_rate(opt)
@@ -73,12 +73,12 @@ def test_a_recipe_takes_a_careful_rate_where_nothing_fell(undrawn, learnable, tm
 
 
 def test_control_a_fall_is_used_and_said_to_be_by_nobody(undrawn, learnable, tmp_path, caplog):
-    run = runs.train(tiny.recipe.but(epochs=1, lr_its=100), learnable, tmp_path / "run", device="cpu")
+    run = runs.train(tiny.recipe.but(epochs=1, lr={"num_it": 100}), learnable, tmp_path / "run", device="cpu")
     assert "did not fall" not in caplog.text and run.results["lr"] != 1e-2
 
 
 def test_a_recipe_with_a_short_range_test_leaves_slide_out(undrawn, learnable, tmp_path):
-    short = tiny.recipe.but(epochs=1, lr_its=20, lr_range=(1e-3, 1.))
+    short = tiny.recipe.but(epochs=1, lr={"num_it": 20, "start_lr": 1e-3, "end_lr": 1.})
     run = runs.train(short, learnable, tmp_path / "run", device="cpu")
     found = json.loads((tmp_path / "run/checkpoints/lr_find.json").read_text())
     assert list(found["suggestions"]) == ["valley", "minimum", "steep", "peak"] and run.results["lr"] > 0

@@ -67,7 +67,8 @@ def test_linear_one_cycle_is_torchs_with_its_last_rate_named_by_the_peak(learner
 
 
 def test_cosine_one_cycle_goes_half_way_where_a_quarter_ends_and_down_to_the_peaks_share(learner):
-    ours = rates(learner(), one_cycle(0.2, 8, pct_start=0.25, div=4, div_final=100), 8)     # 40 steps
+    cycle = one_cycle(0.2, 8, pct_start=0.25, div=4, div_final=100, anneal="cos")
+    ours = rates(learner(), cycle, 8)     # 40 steps
     assert ours[0] == pytest.approx(0.05) and ours[10] == pytest.approx(0.2)
     assert ours[5] == pytest.approx((0.05 + 0.2) / 2) and ours[25] == pytest.approx((0.2 + 0.002) / 2)
     down = 0.2 + (1 - np.cos(np.pi * np.arange(30) / 30)) * (0.002 - 0.2) / 2
@@ -140,8 +141,9 @@ def fit(learner, name, folder, *cbs, resume=False):
     opt = "adamw" if name == "one_cycle" else "sgd"
     learn = learner(valid="holdout", opt=opt, wd_norm_bias=name != "step")
     steps = len(learn.dls.train)
-    options = {"step_every": 2, "moms": (.95, .85, .95), "patience": 0, "drop": 0.5, "pct_start": 0.25}
-    sched, best = create_schedule(name, 0.05, 5, **options), KeepBest()
+    options = {"one_cycle": {"moms": (.95, .85, .95)}, "flat_cos": {"pct_start": 0.25}, "constant": {},
+               "step": {"step_every": 2, "drop": 0.5}, "plateau": {"patience": 0, "drop": 0.5}}
+    sched, best = create_schedule(name, 0.05, 5, **options[name]), KeepBest()
     saved = Checkpoint(folder, resume=resume)
     losses = Pretended([3, 3, 2, 2, 1], [.2, .5, .6, .3, .4])
     rest = L1Loss(1e-4), mixing(mixup=0.4), *(c(steps) for c in cbs)

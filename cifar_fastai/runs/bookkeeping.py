@@ -1,0 +1,179 @@
+"""What stands around a run: lock, log lines, signals, checkpoints, numbers, and the seal at its end.
+
+    with keep_books(recipe, "runs/demo") as books:
+        books.begin(learn, recipe, "digits")
+        fit(recipe, learn, rate, cbs=books.callbacks())
+        run = books.finish(interp, found)
+"""
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..checkpoints import Checkpoint, StopOnNonFinite, StopOnSignal
+from ..data import ImageData
+from ..explain import ImageInterpretation
+from ..files import read_json, save_atomically, write_json
+from ..gradcam import find_layers
+from ..machine import describe_device, versions
+from ..models import model_summary
+from ..recipe import Recipe, counted
+from ..training import ImageLearner
+from ..weights import About, save_weights
+from .console import lines_to, plain_failures
+from .logs import History, TensorBoardLog
+from .report import FoundRate, numbers, write_predictions
+from .run_folder import begin, begun, choose_folder, gone_unless_begun, locked, seal, training_fields
+
+__all__ = ["Books", "Run", "keep_books"]
+
+log = logging.getLogger("cifar_fastai")
+
+
+@dataclass(eq=False)
+class Run:
+    "What a run came to: its folder, the numbers of results.json, the Learner and the interpretation"
+    folder: Path
+    results: dict
+    learn: ImageLearner
+    interp: ImageInterpretation
+
+    @property
+    def accuracy(self) -> float: return self.results["accuracy"]
+
+    def __repr__(self): return f"Run({self.folder}: accuracy {self.accuracy:.2%})"
+
+
+@contextmanager
+def keep_books(
+    recipe: Recipe,
+    out: str | Path | None = None,   # run folder; None: a new one in ./runs
+    resume: bool = False,
+    checkpoint_minutes: float | None = None,
+    quiet: bool = False,
+) -> Iterator["Books"]:
+    "Hold the run's folder, show and keep its lines, stop in time after a signal. Raises: InputError"
+    folder = choose_folder(recipe, out, resume)
+    with gone_unless_begun(folder), locked(folder), plain_failures(folder, recipe.bs), \
+         lines_to(folder / "log.txt", quiet), StopOnSignal() as stop:
+        yield Books(recipe, folder, stop, resume, checkpoint_minutes)
+
+
+class Books:
+    "The folder of a run while it is made"
+
+    def __init__(self, asked: Recipe, folder: Path, stop: StopOnSignal, resume: bool, checkpoint_minutes):
+        self.asked, self.folder, self.stop, self.resume = asked, folder, stop, resume
+        self.started, self.checkpoint_minutes = time.monotonic(), checkpoint_minutes
+        self.before = begun(folder) if resume else {}
+        self.lr_file = folder / "checkpoints" / "lr_find.json"
+
+    def begin(self, learn: ImageLearner, data: ImageData | str | Path, split: float | None) -> None:
+        "Write down what is decided before training. Raises: InputError where a resumed run had other values"
+        self.learn = learn
+        find_layers(learn.model, learn.recipe.explain.layer)
+        self._say_start()
+        learn.epoch_table.write = log.info
+        learn.add_cb(self.stop)
+        named = None
+        if not isinstance(data, ImageData): named = str(Path(data).resolve() if Path(data).exists() else data)
+        decided = {"data": named, "data_fingerprint": learn.dls.data.fingerprint, "data_split": split,
+                   "precision": learn.precision_name, "device": describe_device(learn.dls.device)}
+        begin(self.folder, learn.recipe, decided, self.resume)
+
+    def _say_start(self) -> None:
+        "The recipe as it is trained, the data, the device and the net"
+        asked, recipe, dls = self.asked, self.learn.recipe, self.learn.dls
+        steps = counted(len(dls.train.dataset) // asked.bs, "step")
+        smaller = f" ({asked.bs} would leave {steps} an epoch)" if recipe.bs < asked.bs else ""
+        log.info("recipe      %s: %s, %s, batches of %d%s", recipe.name, recipe.model,
+                 counted(recipe.epochs, "epoch"), recipe.bs, smaller)
+        if recipe.size != asked.size: log.info("            size %d, as the data has it", recipe.size)
+        for line in recipe.settings(96).splitlines(): log.info("            %s", line)
+        log.info("data        %s, mean %s, std %s", repr(dls.data)[10:-1], _rounded(dls.data.mean),
+                 _rounded(dls.data.std))
+        log.info("device      %s, %d loader workers", describe_device(dls.device),
+                 dls.train.fake_l.num_workers)
+        log.info("net         %s, %s parameters, %s, channels_last", recipe.model,
+                 f"{parameters(self.learn.model):,}", self.learn.precision_name)
+
+    def rate_found(self) -> FoundRate | None:
+        "What the range test of the run that is resumed found"
+        return FoundRate(**read_json(self.lr_file)) if self.resume and self.lr_file.exists() else None
+
+    def keep_rate(self, found: FoundRate) -> None:
+        if found.lrs: write_json(self.lr_file, found._asdict())
+        self.stop.check()
+        summary = model_summary(self.learn.model, self.learn.dls.data.size)
+        save_atomically(self.folder / "model.txt", summary.encode())
+
+    def callbacks(self) -> list:
+        "Curves as CSV and in TensorBoard, checkpoints, and the end of a fit whose loss is not finite"
+        self.history = History(self.folder / "history.csv")
+        self.board = TensorBoardLog(self.folder / "tensorboard")
+        fields = training_fields(self.learn.recipe.as_dict())
+        saved = Checkpoint(self.folder / "checkpoints", fields, self.checkpoint_minutes, resume=self.resume)
+        return [self.history, self.board, saved, StopOnNonFinite()]
+
+    def recorded(self) -> dict:
+        "What `write_training` draws"
+        self.stop.check()
+        hps = self.learn.recorder.hps
+        return {"history": self.history.rows, "lrs": hps["lr"], "moms": hps.get("mom"),
+                "steps_per_epoch": len(self.learn.dls.train)}
+
+    def finish(self, interp: ImageInterpretation, found: FoundRate) -> Run:
+        "Predictions, weights, results and TensorBoard's pictures; then the seal"
+        folder, learn, data = self.folder, self.learn, self.learn.dls.data
+        write_predictions(interp, folder / "predictions.csv")
+        about = About(learn.recipe.model, learn.recipe.norm, tuple(data.classes), data.size, tuple(data.mean),
+                      tuple(data.std))
+        save_weights(folder / "weights.safetensors", learn.model, about)
+        self.stop.check()
+        run = Run(folder, self._results(interp, found), learn, interp)
+        write_json(folder / "results.json", run.results)
+        self._to_tensorboard(found)
+        learn.remove_cb(self.stop)
+        seal(folder)
+        _announce(run)
+        return run
+
+    def _results(self, interp, found) -> dict:
+        learn, recipe, data, dls = self.learn, self.learn.recipe, self.learn.dls.data, self.learn.dls
+        return {**numbers(interp), "recipe": recipe.name, "recipe_fingerprint": recipe.fingerprint(),
+                "lr": found.chosen, "epochs": recipe.epochs, "bs": dls.train.bs, "seed": recipe.seed,
+                "tta": recipe.tta, "judged_on": "test set", "valid": recipe.valid,
+                "parameters": parameters(learn.model), "data": data.source,
+                "data_fingerprint": data.fingerprint, "training_pictures": len(dls.train.dataset),
+                "device": describe_device(dls.device), "precision": learn.precision_name,
+                "workers": dls.train.fake_l.num_workers, "versions": versions(),
+                **({"epoch_of_best": learn.epoch_of_best} if recipe.keep == "best" else {}),
+                "seconds": round(self.history.earlier + time.monotonic() - self.started, 1),
+                "epoch_seconds": self.history.seconds, "resumed": bool(self.before)}
+
+    def _to_tensorboard(self, found: FoundRate) -> None:
+        "The figures, the range test and the graph of the net beside the scalars"
+        board, data = self.board, self.learn.dls.data
+        for path in sorted((self.folder / "figures").glob("*.png")): board.add_picture(path.stem, path)
+        board.add_range_test(found.lrs, found.losses)
+        board.add_graph(self.learn.model, torch.zeros(1, 3, *data.x_train.shape[1:3]))
+        board.close()
+
+
+def parameters(model) -> int: return sum(p.numel() for p in model.parameters())
+
+
+def _rounded(values) -> str: return "(" + ", ".join(f"{v:.4f}".lstrip("0") for v in values) + ")"
+
+
+def _announce(run: Run) -> None:
+    r = run.results
+    tta = f", {r['accuracy_tta']:.2%} with {r['tta']} TTA" if "accuracy_tta" in r else ""
+    log.info("test        %.2f %% of %s%s; cross-entropy %.4f, %s", 100 * r["accuracy"],
+             counted(r["pictures"], "picture"), tta, r["cross_entropy"], counted(r["mistakes"], "mistake"))
+    log.info("took        %.0f s", r["seconds"])
+    log.info("folder      %s", run.folder)
