@@ -150,7 +150,7 @@ def _differs(folder: Path, whole: dict) -> bool:
 
 def _stage(folder: Path) -> str:
     if not (folder / "recipe.json").exists(): return "nothing"
-    if (folder / "manifest.json").exists(): return "a whole run"
+    if (folder / "SHA256SUMS").exists(): return "a whole run"
     if not any((folder / "checkpoints").glob("epoch-*.json")): return "no checkpoint"
     return "the last checkpoint" if _last(folder) else "a checkpoint"
 

@@ -12,7 +12,7 @@ from fastcore.script import anno_parser
 from .errors import InputError, UnknownName, report_errors
 from .recipe import Recipe
 
-__all__ = ["create_parser", "main", "parse"]
+__all__ = ["create_parser", "main", "parse", "refuse"]
 
 
 _FOLDER = {"nargs": "?", "const": "newest", "metavar": "FOLDER"}
@@ -59,12 +59,14 @@ def parse(recipe: Recipe, argv: list[str], prog: str | None = None):
 def create_parser(prog: str, description: str):
     "The parser of the flags that every recipe has. Raises: InputError for a value of the wrong kind"
     parser = anno_parser(flags, prog=prog)
-    parser.error = _refuse
+    parser.error = refuse
     parser.allow_abbrev, parser.description = False, description
     return parser
 
 
-def _refuse(message: str): raise InputError(f"{message}. See --help.")   # argparse's own prints all flags
+def refuse(message: str):
+    "An argparse error in one line: argparse's own prints all flags. Raises: InputError"
+    raise InputError(f"{message}. See --help.")
 
 
 def main(

@@ -2,7 +2,8 @@
 
     python -m recipes                                  the list
     python -m recipes train FILE [flags]               the recipe in a recipe.json: of a run, or of your own
-    python -m recipes compare RUN ... [--out FOLDER]   runs side by side
+    python -m recipes compare RUN ... [--out FOLDER]   tabulate and plot runs
+    python -m recipes verify RUN                       are the files of a run whole, and do they agree?
 
 A figure stands in the list only where a file in benchmarks/results holds it, as `--seeds` writes it, measured
 with the recipe's present values.
@@ -71,24 +72,22 @@ def listing() -> str:
     return "\n".join([*said, "Run one with python -m recipes.<recipe>; --help shows its flags."])
 
 
-def layout(lines: list[tuple]) -> str:
-    "Columns as wide as they must be"
-    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines)
-
-
 def main(argv: list[str] | None = None) -> None:
-    "List the recipes, train one that a file holds, or compare runs"
+    "List the recipes, or do what the first word of `argv` says"
     argv = sys.argv[1:] if argv is None else argv
     with cli.report_errors(debug="--debug" in argv):
-        if not argv:
-            print(listing())
-            return
-        if argv[0] in ("-h", "--help"):
-            print(__doc__.strip())
-            return
-        if argv[0] not in COMMANDS: raise UnknownName("command of recipes", argv[0], COMMANDS)
-        COMMANDS[argv[0]](argv[1:])
+        if not argv: print(listing())
+        elif argv[0] in ("-h", "--help"): print(__doc__.strip())
+        elif argv[0] not in COMMANDS: raise UnknownName("command of recipes", argv[0], COMMANDS)
+        else: COMMANDS[argv[0]](argv[1:])
+
+
+def _parser(command: str, about: str) -> argparse.ArgumentParser:
+    "With errors in one line, as everywhere"
+    parser = argparse.ArgumentParser(prog=f"python -m recipes {command}", description=about)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.error = cli.refuse
+    return parser
 
 
 def _train(argv: list[str]) -> None:
@@ -100,24 +99,36 @@ def _train(argv: list[str]) -> None:
     if not argv or argv[0].startswith("-"):
         raise InputError("python -m recipes train takes a recipe's file first. Give one, such as the "
                          "recipe.json of a run, then the flags.")
-    from cifar_fastai.runs.run_folder import load_recipe
+    from cifar_fastai.runs import load_recipe
     path = Path(argv[0])
     recipe = load_recipe(path / "recipe.json" if path.is_dir() else path, name=path.stem)
     cli.main(recipe, argv[1:], prog=f"python -m recipes train {argv[0]}")
 
 
 def _compare(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m recipes compare", description="Runs side by side")
+    parser = _parser("compare", "Tabulate and plot runs side by side.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, or one that holds some")
     parser.add_argument("--out", help="folder of the table and figures (default: runs/comparison-<time>)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
-    from cifar_fastai.runs.compare import compare, table
+    from cifar_fastai.runs import compare_runs
     out = Path(args.out or Path("runs") / f"comparison-{time.strftime('%Y%m%d-%H%M%S')}")
-    print(layout(table(compare(args.runs, out))))
+    print(compare_runs(args.runs, out).to_string(index=False))
     print(f"\nfigures and table in {out}")
 
 
-COMMANDS = {"train": _train, "compare": _compare}
+def _verify(argv: list[str]) -> None:
+    "Exit status 1 where something is wrong or missing, 2 where there is no run"
+    parser = _parser("verify", "Check that the files of a run are whole and agree with each other.")
+    parser.add_argument("run", metavar="RUN", help="a run folder")
+    run = parser.parse_args(argv).run
+    from cifar_fastai.runs import verify_run
+    wrong, notes = verify_run(run)
+    for line in wrong: print(f"wrong   {line}")
+    for line in notes: print(f"note    {line}")
+    print(f"{run}: " + (f"{len(wrong)} thing{'s' * (len(wrong) > 1)} wrong" if wrong else "whole"))
+    if wrong: raise SystemExit(1)
+
+
+COMMANDS = {"train": _train, "compare": _compare, "verify": _verify}
 
 if __name__ == "__main__": main()

@@ -50,12 +50,12 @@ def _same(a, b): return all(torch.equal(v, b[k]) for k, v in a.items())
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("all_cores")
 def test_the_amended_recipe_leaves_a_whole_run(tmp_path, monkeypatch):
-    from cifar_fastai.runs.verify import check
+    from cifar_fastai.runs.verify import verify_run
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(BLOCKS[1].replace("epochs=5", "epochs=1"), names)
     folder = names["run"].folder
-    assert check(folder)[0] == [] and folder.resolve().parent == tmp_path / "runs" / "mine"
+    assert verify_run(folder)[0] == [] and folder.resolve().parent == tmp_path / "runs" / "mine"
 
 
 def test_the_file_is_the_recipe_that_it_looks_like(tmp_path):

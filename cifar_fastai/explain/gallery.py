@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..errors import InputError, UnknownName
-from ..gradcam import GradCAM, compare, default_layer, find_layers
+from ..gradcam import GradCAM, compare_maps, default_layer, find_layers
 from ..plots import BAD, GOOD, Tile, add_colorbar, overlay, percent, short, show_message, show_tiles
 from .predict import decode_pictures, inputs_of
 
@@ -164,7 +164,7 @@ class Gallery:
         cam, classes = GradCAM(model, names), self.decoded[idxs]
         methods = [methods] if isinstance(methods, str) else methods
         raws = {m: cam(xb, classes, method=m, bs=64).raw for m in methods}
-        return pd.DataFrame(compare(model, xb, raws, classes, steps, baseline, seed=seed))
+        return pd.DataFrame(compare_maps(model, xb, raws, classes, steps, baseline, seed=seed))
 
     def _no_mistakes(self) -> str: return f"No mistakes: all {len(self)} pictures were called what they are."
 

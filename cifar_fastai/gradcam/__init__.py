@@ -8,7 +8,7 @@ then faithfulness (whether a map tells the truth about the net).
 """
 from .cam import METHODS, CamOutput, GradCAM, default_layer, find_layers, heatmap
 from .checks import NotFinite
-from .faithfulness import compare
+from .faithfulness import compare_maps
 
-__all__ = ["CamOutput", "GradCAM", "METHODS", "NotFinite", "compare", "default_layer", "find_layers",
+__all__ = ["CamOutput", "GradCAM", "METHODS", "NotFinite", "compare_maps", "default_layer", "find_layers",
            "heatmap"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import InputError, UnknownName
 from .cam import undisturbed, upsample
 
-__all__ = ["BASELINES", "blob_map", "compare", "insertion_deletion", "paired_ci", "random_maps"]
+__all__ = ["BASELINES", "blob_map", "compare_maps", "insertion_deletion", "paired_ci", "random_maps"]
 
 
 def _blur(xb: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def paired_ci(
     return d.mean().item(), means.quantile(tail).item(), means.quantile(1 - tail).item()
 
 
-def compare(
+def compare_maps(
     model: nn.Module,
     xb: Tensor,                 # (N,C,H,W) float, normalised
     raws: dict[str, Tensor],    # by name: (N,h,w) signed maps of one layer

@@ -6,11 +6,10 @@ Read one_run first, top to bottom: it is what the project does. Then from_recipe
 become), bookkeeping (what stands around a run), run_folder (its folder), report (what is drawn),
 console and logs (lines, curves), and seeds, compare and verify (several runs, or an old one).
 """
-from .bookkeeping import Run
-from .console import lines_to
-from .one_run import find_lr, fit, learner_of, train
-from .run_folder import begun, newest_run, saved_recipe
-from .seeds import train_seeds
+import lazy_loader
 
-__all__ = ["Run", "begun", "find_lr", "fit", "learner_of", "lines_to", "newest_run", "saved_recipe", "train",
-           "train_seeds"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={   # `compare_runs` needs no fastai
+    "bookkeeping": ["Run"], "compare": ["compare_runs"], "console": ["lines_to"],
+    "one_run": ["find_lr", "fit", "learner_of", "train"],
+    "run_folder": ["begun", "load_recipe", "newest_run", "saved_recipe"], "seeds": ["train_seeds"],
+    "verify": ["verify_run"]})

@@ -1,10 +1,8 @@
 """Runs side by side: a table, curves over each other, means over seeds, what one confuses and another not.
 
     python -m recipes compare runs/a runs/b-seeds --out comparison
-    compare(["runs/a", "runs/b-seeds"], "comparison")
+    compare_runs(["runs/a", "runs/b-seeds"], "comparison")
 """
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -20,9 +19,10 @@ from ..files import read_json, save_atomically
 from ..plots import new_figure, offscreen, save_figure, short, text
 from ..recipe import flat
 
-__all__ = ["Group", "SavedRun", "compare", "grouped", "read_runs", "table"]
+__all__ = ["Group", "SavedRun", "compare_runs", "grouped", "read_runs", "table"]
 
 NUMBERS = ("accuracy", "loss", "seconds", "epochs", "parameters", "seed")   # of results.json
+HISTORY = ["epoch", "train_loss", "valid_loss", "accuracy"]
 COLUMNS = ("recipe", "n", "accuracy", "TTA", "cross-entropy", "epochs", "seconds", "parameters", "data")
 
 
@@ -32,7 +32,7 @@ class SavedRun:
     folder: Path
     results: dict              # of results.json
     recipe: dict               # of recipe.json, under dotted names
-    history: dict              # column → values, an epoch each
+    history: pd.DataFrame      # a row an epoch
     confusion: np.ndarray      # (C,C) counts, row: true class, column: what it was called
 
     @property
@@ -80,23 +80,16 @@ def _read(folder: Path) -> SavedRun:
     if not isinstance(results.get("accuracy_per_class"), dict): wrong.append("accuracy_per_class")
     if wrong: raise InputError(f"{folder}/results.json has no {', '.join(wrong)}. Give the folder of a run.")
     try:
-        history = {k: [float(row[k]) for row in _rows(folder / "history.csv")]
-                   for k in ("epoch", "train_loss", "valid_loss", "accuracy")}
-        confusion = _confusion(folder / "predictions.csv", list(results["accuracy_per_class"]))
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as e:
+        history = pd.read_csv(folder / "history.csv")[HISTORY].astype(float)
+        said = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
+        classes = pd.CategoricalDtype(list(results["accuracy_per_class"]))
+        pairs = said[["true", "predicted"]].astype(classes)
+        if pairs.isna().any(axis=None): raise ValueError("a class that results.json has not")
+    except (OSError, ValueError, KeyError, TypeError) as e:
         raise InputError(f"{folder} is damaged: history.csv or predictions.csv cannot be read ({e!r}). "
-                         "See python -m cifar_fastai.runs.verify.") from e
+                         "See python -m recipes verify.") from e
+    confusion = pd.crosstab(pairs["true"], pairs["predicted"], dropna=False).to_numpy()
     return SavedRun(folder, results, recipe, history, confusion)
-
-
-def _rows(path: Path) -> list[dict]:
-    with path.open(newline="", encoding="utf-8") as f: return list(csv.DictReader(f))
-
-
-def _confusion(path: Path, classes: list[str]) -> np.ndarray:
-    number, counts = {c: k for k, c in enumerate(classes)}, np.zeros((len(classes),) * 2, int)
-    for row in _rows(path): counts[number[row["true"]], number[row["predicted"]]] += 1
-    return counts
 
 
 def grouped(runs: list[SavedRun]) -> list[Group]:
@@ -132,37 +125,35 @@ def _spread(values: list[float], form: str, scale: float = 1.0) -> str:
     return one if len(values) == 1 else f"{one} ± {format(scale * stdev(values), form)}"
 
 
-def table(groups: list[Group]) -> list[tuple[str, ...]]:     # a line of heads, then one a group
+def table(groups: list[Group]) -> pd.DataFrame:     # a row a group
     "What is compared, as text: accuracies in per cent, mean ± sd over n runs"
-    lines = [COLUMNS]
+    rows = []
     for g in groups:
         first = g.runs[0].results
-        lines.append((g.label, str(len(g.runs)), _spread(g.values("accuracy"), ".2f", 100),
-                      _spread(g.values("accuracy_tta"), ".2f", 100),
-                      _spread(g.values("cross_entropy"), ".4f"), str(first["epochs"]),
-                      _spread(g.values("seconds"), ".0f"), f"{first['parameters']:,}",
-                      f"{first['data']}, {first.get('training_pictures', '?')} pictures"))
-    return lines
+        rows.append((g.label, len(g.runs), _spread(g.values("accuracy"), ".2f", 100),
+                     _spread(g.values("accuracy_tta"), ".2f", 100), _spread(g.values("cross_entropy"), ".4f"),
+                     first["epochs"], _spread(g.values("seconds"), ".0f"), f"{first['parameters']:,}",
+                     f"{first['data']}, {first.get('training_pictures', '?')} pictures"))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def compare(
+def compare_runs(
     paths: Sequence[str | Path],     # as `read_runs` takes them
     out: str | Path,                 # a folder for comparison.csv, curves.png, accuracy.png, confusion.png
-) -> list[Group]:
+) -> pd.DataFrame:                   # `table` of them
     "Read the runs, write a table and figures. Raises: InputError"
     groups, out = grouped(read_runs(paths)), Path(out)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(table(groups))
-    save_atomically(out / "comparison.csv", text.getvalue().encode())
+    found = table(groups)
+    save_atomically(out / "comparison.csv", found.to_csv(index=False).encode())
     with offscreen():
-        save_figure(plot_curves(groups), out / "curves.png")
+        save_figure(plot_history(groups), out / "curves.png")
         save_figure(plot_results(groups), out / "accuracy.png")
         others = [g for g in groups[1:] if g.runs[0].classes == groups[0].runs[0].classes]
         if others: save_figure(plot_confusion_difference(groups[0], others), out / "confusion.png")
-    return groups
+    return found
 
 
-def plot_curves(groups: list[Group]) -> Figure:
+def plot_history(groups: list[Group]) -> Figure:
     "Training loss and validation accuracy over the epochs: a line a run, a colour a group"
     fig, axs = new_figure(1, 2, figsize=(10, 3.6 + .2 * len(groups)))
     for k, g in enumerate(groups):
@@ -171,7 +162,7 @@ def plot_curves(groups: list[Group]) -> Figure:
                      "label": short(g.label, 60) if j == 0 else None,
                      "marker": "o" if len(r.history["epoch"]) < 3 else None}
             axs[0, 0].plot(r.history["epoch"], r.history["train_loss"], **style)
-            axs[0, 1].plot(r.history["epoch"], [100 * a for a in r.history["accuracy"]], **style)
+            axs[0, 1].plot(r.history["epoch"], 100 * r.history["accuracy"], **style)
     titles = "Training loss, each recipe's own", "Validation accuracy"
     for ax, label, title in zip(axs.flat, ("loss", "accuracy, %"), titles):
         ax.set(xlabel="epoch", ylabel=label, title=title)

@@ -2,11 +2,12 @@
 
     folder = choose_folder(recipe, "runs/demo", resume=False)
     begin(folder, recipe, decided, resume=False)     # before training; `decided`: data, precision, device
-    seal(folder)                                     # manifest.json, last
+    seal(folder)                                     # SHA256SUMS, last
 """
 import json
 import logging
 import os
+import re
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,17 +16,18 @@ from filelock import FileLock, Timeout
 
 from ..checkpoints import differences
 from ..errors import InputError
-from ..files import TEMPORARY, read_json, sha256_of, sweep, write_json
+from ..files import TEMPORARY, read_json, save_atomically, sha256_of, sweep, write_json
 from ..machine import versions
 from ..recipe import Recipe, flat
 
-__all__ = ["begin", "begun", "choose_folder", "gone_unless_begun", "holds_run", "load_recipe", "locked",
-           "newest_run", "saved_recipe", "seal", "sealed_files", "training_fields"]
+__all__ = ["begin", "begun", "choose_folder", "gone_unless_begun", "holds_run", "listed_sums", "load_recipe",
+           "locked", "newest_run", "saved_recipe", "seal", "sealed_files", "training_fields"]
 
 log = logging.getLogger("cifar_fastai")
 NOT_TRAINING = ("name", "explain", "tta", "min_steps")    # do not change the weights
 OWN = {"recipe.json", "log.txt", ".lock", "checkpoints"}  # one of these makes a folder a run's
-UNSEALED = {"manifest.json", "log.txt", ".lock"}          # and `checkpoints`, which have manifests
+SUMS = "SHA256SUMS"                                        # written last: the run is whole
+UNSEALED = {SUMS, "log.txt", ".lock"}                      # and `checkpoints`, which have manifests
 
 
 def choose_folder(recipe: Recipe, out: str | Path | None, resume: bool) -> Path:
@@ -102,7 +104,7 @@ def begin(folder: Path, recipe: Recipe, decided: dict, resume: bool) -> None:
             log.info(f"resumed     {folder} has no checkpoint yet: from the beginning")
     elif resume: log.info(f"resumed     nothing was begun in {folder}: from the beginning")
     sweep(folder)
-    (folder / "manifest.json").unlink(missing_ok=True)      # no longer whole
+    (folder / SUMS).unlink(missing_ok=True)                 # no longer whole
     write_json(folder / "recipe.json", recipe.as_dict())
     if not begun(folder): write_json(folder / "checkpoints" / "begun.json", decided)
 
@@ -149,14 +151,21 @@ def load_recipe(
 
 
 def sealed_files(folder: Path) -> list[Path]:
-    "What a manifest lists: every file of the run but the log and the checkpoints, sorted"
+    "What is listed when a run is whole: every file of it but the log and the checkpoints, sorted"
     files = (p for p in Path(folder).rglob("*") if p.is_file() and not TEMPORARY.fullmatch(p.name))
     inside = ((p, p.relative_to(folder)) for p in files)
     return sorted(p for p, rel in inside if rel.parts[0] != "checkpoints" and str(rel) not in UNSEALED)
 
 
 def seal(folder: Path) -> None:
-    "Write manifest.json: sha256 and size of every file of the finished run"
-    files = {p.relative_to(folder).as_posix(): {"sha256": sha256_of(p), "bytes": p.stat().st_size}
-             for p in sealed_files(folder)}
-    write_json(folder / "manifest.json", {"files": files, "versions": versions()})
+    "Write SHA256SUMS, which `sha256sum -c SHA256SUMS` reads: the files of the finished run"
+    lines = (f"{sha256_of(p)}  {p.relative_to(folder).as_posix()}\n" for p in sealed_files(folder))
+    save_atomically(folder / SUMS, "".join(lines).encode())
+
+
+def listed_sums(folder: Path) -> dict[str, str]:
+    "File name → sha256, as `seal` wrote them. Raises: InputError for lines of another kind"
+    lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
+    found = [re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line) for line in lines]
+    if not all(found): raise InputError(f"{SUMS} has lines that sha256sum does not write")
+    return {m[2]: m[1] for m in found}

@@ -1,18 +1,21 @@
-"""Is a run folder whole, and does it say the truth? `python -m cifar_fastai.runs.verify runs/demo`
+"""Is a run folder whole, and do its files agree? `python -m recipes verify runs/demo`
 
-Compares every file with the manifest (sha256), the results with the predictions, the weights with the last
-checkpoint. Exit status: 0 whole, 1 something is wrong or missing, 2 no run folder.
+Compares every file with SHA256SUMS, the results with the predictions, the weights with the last checkpoint.
 """
 import csv
 import io
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from ..checkpoints import CheckpointError, CheckpointStore, verified
 from ..errors import InputError
+from ..files import TEMPORARY, read_json, sha256_of
+from ..machine import versions
+from ..weights import read_tensors
+from .run_folder import SUMS, begun, holds_run, listed_sums, load_recipe, saved_recipe, sealed_files
 
-__all__ = ["check", "main"]
+__all__ = ["verify_run"]
 
 FIGURES = ("batch", "lr_schedule", "curves", "top_losses", "misclassified", "gradcam", "confusion",
            "per_class")
@@ -20,18 +23,16 @@ NEEDED = ("results.json", "history.csv", "recipe.json", "weights.safetensors", "
           *(f"figures/{name}.png" for name in FIGURES))
 
 
-def check(
+def verify_run(
     folder: str | Path,                # of a run
 ) -> tuple[list[str], list[str]]:      # what is wrong, and what is merely worth knowing; lines for people
     "Look at every file of a run. Raises: InputError where `folder` is no run's"
-    from .run_folder import begun, holds_run
     folder = Path(folder)
     if not folder.is_dir(): raise InputError(f"{folder} is no folder. Give the folder of a run.")
     if not holds_run(folder) or not any(folder.iterdir()):
         raise InputError(f"{folder} is no run's folder. Give the folder of a run.")
-    wrong = [*_files(folder), *_leftovers(folder)]
-    parts = _checkpoints, _recipe, _predictions, _history, _weights
-    for part in parts:
+    wrong = []
+    for part in (_files, _leftovers, _checkpoints, _recipe, _predictions, _history, _weights):
         try: wrong += part(folder)
         except InputError as error: wrong.append(str(error))
     notes = []
@@ -40,43 +41,31 @@ def check(
 
 
 def _files(folder: Path) -> Iterator[str]:
-    "Against the manifest, which is written last"
-    from ..files import read_json, sha256_of
-    from .run_folder import sealed_files
-    if not (folder / "manifest.json").exists():
+    "Against SHA256SUMS, which is written last"
+    if not (folder / SUMS).exists():
         gone = [n for n in NEEDED if not (folder / n).exists()]
-        yield "the run did not end: no manifest.json" + (f", nor {', '.join(gone)}" if gone else "") + \
+        yield f"the run did not end: no {SUMS}" + (f", nor {', '.join(gone)}" if gone else "") + \
               f". Go on with --resume {folder}"
         return
-    try: listed = read_json(folder / "manifest.json").get("files")
-    except InputError: listed = None
-    if not isinstance(listed, dict) or not all(isinstance(v, dict) for v in listed.values()):
-        yield "manifest.json lists no files"
-        return
-    for name in NEEDED:
-        if name not in listed: yield f"{name} is not in manifest.json"
-    for name, entry in listed.items():
+    listed = listed_sums(folder)
+    yield from (f"{name} is not in {SUMS}" for name in NEEDED if name not in listed)
+    for name, digest in listed.items():
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
-            yield f"manifest.json names {name!r}, which lies outside"
+            yield f"{SUMS} names {name!r}, which lies outside"
         elif not path.is_file(): yield f"{name} is missing"
-        elif path.stat().st_size != entry.get("bytes"):
-            yield f"{name} has {path.stat().st_size} bytes instead of {entry.get('bytes')}"
-        elif sha256_of(path) != entry.get("sha256"): yield f"{name} is not what was written (sha256)"
-    for path in sealed_files(folder):
-        if path.relative_to(folder).as_posix() not in listed:
-            yield f"{path.relative_to(folder)} was put there after the run"
+        elif sha256_of(path) != digest: yield f"{name} is not what was written (sha256)"
+    new = (p.relative_to(folder).as_posix() for p in sealed_files(folder))
+    yield from (f"{name} was put there after the run" for name in new if name not in listed)
 
 
 def _leftovers(folder: Path) -> Iterator[str]:
-    from ..files import TEMPORARY
     for path in sorted(folder.rglob("*.tmp")):
         if TEMPORARY.fullmatch(path.name):
             yield f"{path.relative_to(folder)} was left by a save that was cut short"
 
 
 def _checkpoints(folder: Path) -> Iterator[str]:
-    from ..checkpoints import CheckpointError, verified
     paths = sorted((folder / "checkpoints").glob("epoch-*.json"))
     if not paths: yield "there is no checkpoint"
     for path in paths:
@@ -85,8 +74,6 @@ def _checkpoints(folder: Path) -> Iterator[str]:
 
 
 def _recipe(folder: Path) -> Iterator[str]:
-    from ..files import read_json
-    from .run_folder import load_recipe
     recipe = load_recipe(folder / "recipe.json")
     if not (folder / "results.json").exists(): return
     results = read_json(folder / "results.json")
@@ -98,7 +85,6 @@ def _recipe(folder: Path) -> Iterator[str]:
 
 def _predictions(folder: Path) -> Iterator[str]:
     "The numbers of results.json, once more from predictions.csv"
-    from ..files import read_json
     if not (folder / "results.json").exists() or not (folder / "predictions.csv").exists(): return
     results, rows = read_json(folder / "results.json"), _rows(folder / "predictions.csv")
     try:
@@ -116,7 +102,6 @@ def _predictions(folder: Path) -> Iterator[str]:
 
 def _history(folder: Path) -> Iterator[str]:
     "A row an epoch"
-    from .run_folder import saved_recipe
     if not (folder / "history.csv").exists(): return
     epochs = [row.get("epoch") for row in _rows(folder / "history.csv")]
     wanted = saved_recipe(folder).get("epochs")
@@ -126,10 +111,6 @@ def _history(folder: Path) -> Iterator[str]:
 
 def _weights(folder: Path) -> Iterator[str]:
     "Finite, of the net that the results are about, and those of the last checkpoint"
-    from ..checkpoints import CheckpointStore, verified
-    from ..files import read_json
-    from ..weights import read_tensors
-    from .run_folder import saved_recipe
     if not (folder / "weights.safetensors").exists(): return
     tensors, about = read_tensors(folder / "weights.safetensors")
     if bad := [name for name, v in tensors.items() if not v.isfinite().all()]:
@@ -152,25 +133,6 @@ def _rows(path: Path) -> list[dict]:
 
 
 def _other_versions(made: dict | None) -> Iterator[str]:
-    from ..machine import versions
     if not isinstance(made, dict): return
     for name, version in versions().items():
         if made.get(name) not in (None, version): yield f"made with {name} {made[name]}, here is {version}"
-
-
-def main(argv: list[str] | None = None) -> int:
-    "Print what is wrong with a run folder; the exit status"
-    argv = sys.argv[1:] if argv is None else argv
-    from ..errors import report_errors
-    with report_errors():
-        if len(argv) != 1 or argv[0].startswith("-"):
-            print(__doc__.strip())
-            return 0 if argv[:1] in (["-h"], ["--help"]) else 2
-        wrong, notes = check(argv[0])
-        for line in wrong: print(f"wrong   {line}")
-        for line in notes: print(f"note    {line}")
-        print(f"{argv[0]}: " + (f"{len(wrong)} thing{'s' * (len(wrong) > 1)} wrong" if wrong else "whole"))
-        return 1 if wrong else 0
-
-
-if __name__ == "__main__": sys.exit(main())

@@ -15,7 +15,7 @@ from cifar_fastai.errors import InputError
 from cifar_fastai.explain.any_picture import choose, gradcam_of
 from cifar_fastai.explain.interpretation import ImageInterpretation
 from cifar_fastai.gradcam.cam import METHODS, GradCAM
-from cifar_fastai.gradcam.faithfulness import compare
+from cifar_fastai.gradcam.faithfulness import compare_maps
 from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.plots.figures import BAD, GOOD, offscreen, overlay, percent
 from cifar_fastai.training.learner import cifar_learner
@@ -207,7 +207,7 @@ def test_maps_of_other_pictures_and_maps_upside_down_do_not(trained):
     found, model = choose(trained.learn, range(100)), trained.learn.model
     out = GradCAM(model, "layer4")(found.xb)
     raws = {"its own": out.raw, "the next one's": out.raw.roll(1, 0), "upside down": -out.raw}
-    rows = compare(model, found.xb, raws, out.target, steps=8)
+    rows = compare_maps(model, found.xb, raws, out.target, steps=8)
     assert {name for name in raws if all(r["better"] for r in rows if r["method"] == name)} == {"its own"}
     assert not any(r["better"] for r in rows if r["method"] == "upside down")
 

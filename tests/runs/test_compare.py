@@ -1,6 +1,7 @@
 """Runs side by side: the table says what the folders say; bad folders are named in one line."""
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,12 +9,13 @@ from statistics import mean, stdev
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 
 from cifar_fastai.errors import InputError
 from cifar_fastai.runs import seeds
-from cifar_fastai.runs.compare import compare, grouped, plot_confusion_difference, read_runs, table
+from cifar_fastai.runs.compare import compare_runs, grouped, plot_confusion_difference, read_runs, table
 from cifar_fastai.runs.one_run import train
 
 
@@ -46,17 +48,15 @@ def results(folder): return json.loads((folder / "results.json").read_text())
 
 def test_seeds_of_a_recipe_stand_together_with_mean_and_sd(runs):
     found = [results(runs / "seeds" / f"seed{s}") for s in (1, 2)]
-    head, both, alone = table(grouped(read_runs([runs / "seeds", runs / "long"])))
-    row = dict(zip(head, both))
-    assert row["recipe"] == "tiny (epochs=2, lr=find)" and row["n"] == "2"
+    row, alone = table(grouped(read_runs([runs / "seeds", runs / "long"]))).to_dict("records")
+    assert row["recipe"] == "tiny (epochs=2, lr=find)" and row["n"] == 2
     for name, column, scale, form in (("accuracy", "accuracy", 100, ".2f"),
                                       ("cross_entropy", "cross-entropy", 1, ".4f"),
                                       ("accuracy_tta", "TTA", 100, ".2f")):
         values = [scale * r[name] for r in found]
         assert row[column] == f"{mean(values):{form}} ± {stdev(values):{form}}"
-    row = dict(zip(head, alone))
-    assert (row["recipe"], row["n"], row["epochs"]) == ("tiny (epochs=3, lr=0.1)", "1", "3")
-    assert row["accuracy"] == f"{100 * results(runs / 'long')['accuracy']:.2f}"
+    assert (alone["recipe"], alone["n"], alone["epochs"]) == ("tiny (epochs=3, lr=0.1)", 1, 3)
+    assert alone["accuracy"] == f"{100 * results(runs / 'long')['accuracy']:.2f}"
 
 
 def test_seeds_run_in_turn_and_leave_mean_sd_n_and_what_they_were_measured_with(tmp_path, monkeypatch):
@@ -98,11 +98,11 @@ def test_the_difference_of_confusions_is_that_of_shares_averaged_over_seeds(runs
 
 
 def test_table_and_figures_are_left_in_a_folder(runs, tmp_path):
-    compare([runs / "seeds", runs / "long"], tmp_path / "out")
+    made = compare_runs([runs / "seeds", runs / "long"], tmp_path / "out")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"comparison.csv", "curves.png", "accuracy.png",
                                                              "confusion.png"}
-    rows = list(csv.reader((tmp_path / "out" / "comparison.csv").open()))
-    assert rows == [list(line) for line in table(grouped(read_runs([runs / "seeds", runs / "long"])))]
+    written = pd.read_csv(tmp_path / "out" / "comparison.csv", dtype=str)
+    assert written.equals(made.astype(str)) and len(written) == 2
 
 
 @pytest.mark.parametrize("spoil, said", [
@@ -123,6 +123,6 @@ def test_the_command_prints_the_table_and_ends_with_2_for_a_bad_folder(runs, tmp
     call = lambda *args: subprocess.run([sys.executable, "-m", "recipes", "compare", *map(str, args)],
                                         capture_output=True, text=True)
     good = call(runs / "seeds", runs / "long", "--out", tmp_path / "out")
-    assert good.returncode == 0 and "tiny (epochs=2, lr=find)  2" in good.stdout
+    assert good.returncode == 0 and re.search(r"tiny \(epochs=2, lr=find\) +2 ", good.stdout)
     bad = call(tmp_path / "nothing")
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1 and "holds no run" in bad.stderr

@@ -18,8 +18,9 @@ from benchmarks import faults
 from cifar_fastai import files as saving, models
 from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.checkpoints.store import CheckpointStore
-from cifar_fastai.runs import bookkeeping, from_recipe, one_run as runs, report, verify as check
+from cifar_fastai.runs import bookkeeping, from_recipe, one_run as runs, report
 from cifar_fastai.runs.bookkeeping import Books
+from cifar_fastai.runs.verify import verify_run
 from cifar_fastai.training import lr_finder as finder
 from cifar_fastai.training.learner import ImageLearner
 
@@ -37,7 +38,7 @@ def resumed(folder, *flags, **kwargs) -> str:
     status, text = run("--resume", folder, *flags, **kwargs)
     assert status == 0, text
     assert hashes(folder) == hashes(whole()) and not leftovers(folder)
-    assert check.check(folder) == ([], [])
+    assert verify_run(folder) == ([], [])
     return text
 
 
@@ -85,7 +86,7 @@ def test_F1_a_process_from_the_shell_is_killed_and_gone_on_with(tmp_path, learna
 STAGES = {"before the data is read": (runs, "learner_of"), "after recipe.json": (saving, "save_atomically"),
           "in the range test": (finder, "_judged"), "before the fit": (runs, "fit"),
           "before the figures": (runs, "write_training"), "before the results": (Books, "_results"),
-          "before the manifest": (bookkeeping, "seal")}
+          "before the sums": (bookkeeping, "seal")}
 
 
 SLOW = ("before the fit", "before the results", "after recipe.json")
@@ -164,7 +165,7 @@ def test_F1_several_seeds_go_on_where_they_were_killed(tmp_path):
     status, text = run(*flags, "--resume")
     assert status == 0 and (tmp_path / "seeds/seeds.json").exists(), text
     assert hashes(tmp_path / "seeds/seed0") == hashes(whole())
-    assert check.check(tmp_path / "seeds/seed1") == ([], [])
+    assert verify_run(tmp_path / "seeds/seed1") == ([], [])
 
 
 # ---------------------------------------------------------------- F3: signals
@@ -247,7 +248,7 @@ def at_data():
 def test_F6_a_whole_run_stays_whole_where_another_is_refused(tmp_path):
     shutil.copytree(whole(), tmp_path / "run")
     refusal("--resume", tmp_path / "run", "--seed", 1)
-    assert check.check(tmp_path / "run") == ([], [])
+    assert verify_run(tmp_path / "run") == ([], [])
 
 
 def test_F6_before_the_first_checkpoint_too(tmp_path):

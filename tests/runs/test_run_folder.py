@@ -14,6 +14,7 @@ from cifar_fastai.runs.run_folder import (
     choose_folder,
     gone_unless_begun,
     holds_run,
+    listed_sums,
     load_recipe,
     newest_run,
     seal,
@@ -102,11 +103,11 @@ def test_the_seal_lists_every_file_but_log_and_checkpoints_and_goes_when_the_run
     (folder / "log.txt").write_text("line")
     assert [p.name for p in sealed_files(folder)] == ["a.png", "recipe.json", "results.json"]
     seal(folder)
-    files = json.loads((folder / "manifest.json").read_text())["files"]
+    files = listed_sums(folder)
     assert sorted(files) == ["figures/a.png", "recipe.json", "results.json"]
-    assert files["figures/a.png"] == {"sha256": hashlib.sha256(b"png").hexdigest(), "bytes": 3}
+    assert files["figures/a.png"] == hashlib.sha256(b"png").hexdigest()
     begin(folder, RECIPE, DECIDED, resume=True)
-    assert not (folder / "manifest.json").exists()
+    assert not (folder / "SHA256SUMS").exists()
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000, '"a"'])

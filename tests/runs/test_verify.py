@@ -11,7 +11,8 @@ from process import at, run, send, whole
 
 from cifar_fastai.errors import InputError
 from cifar_fastai.runs import bookkeeping, one_run as runs
-from cifar_fastai.runs.verify import check, main
+from cifar_fastai.runs.verify import verify_run
+from recipes.__main__ import main
 
 
 @pytest.fixture
@@ -21,7 +22,8 @@ def folder(tmp_path):
 
 
 def test_a_whole_run_is_whole(folder, capsys):
-    assert check(folder) == ([], []) and main([str(folder)]) == 0
+    assert verify_run(folder) == ([], [])
+    main(["verify", str(folder)])
     assert capsys.readouterr().out == f"{folder}: whole\n"
 
 
@@ -32,7 +34,7 @@ def flip(path):
 
 
 def unseal(folder):
-    "Let the manifest vouch for what is there now: the forger's way"
+    "Let the sums vouch for what is there now: the forger's way"
     bookkeeping.seal(folder)
 
 
@@ -64,10 +66,10 @@ def other_predictions(folder):
 WRONG = {
     "a bit": (lambda f: flip(f / "weights.safetensors"),
               "weights.safetensors is not what was written (sha256)"),
-    "a byte more": (lambda f: (f / "history.csv").open("a").write(" "), "history.csv has"),
+    "a byte more": (lambda f: (f / "history.csv").open("a").write(" "), "history.csv is not what"),
     "a figure less": (lambda f: (f / "figures/gradcam.png").unlink(), "figures/gradcam.png is missing"),
     "a figure never made": (lambda f: ((f / "figures/confusion.png").unlink(), unseal(f)),
-                            "figures/confusion.png is not in manifest.json"),
+                            "figures/confusion.png is not in SHA256SUMS"),
     "a stranger": (lambda f: (f / "notes.txt").write_text("x"), "notes.txt was put there after the run"),
     "a leftover": (lambda f: (f / ".a.csv.99999999-01234567.tmp").write_text("x"),
                    "was left by a save that was cut short"),
@@ -83,9 +85,9 @@ WRONG = {
     "other weights": (other_weights, "weights.safetensors has other weights than epoch-0003.pt"),
     "an epoch less": (lambda f: ((f / "history.csv").write_text("epoch,loss\n1,2\n3,4\n"), unseal(f)),
                       "history.csv has epochs 1, 3, not 1 to 3"),
-    "a manifest of elsewhere": (lambda f: edit(f / "manifest.json", files={"../../x": {"bytes": 1}}),
-                                "which lies outside"),
-    "a torn manifest": (lambda f: (f / "manifest.json").write_text("{"), "manifest.json lists no files"),
+    "a list of elsewhere": (lambda f: (f / "SHA256SUMS").write_text(f"{'0' * 64}  ../../x\n"),
+                            "which lies outside"),
+    "a torn list": (lambda f: (f / "SHA256SUMS").write_text("0123  a"), "lines that sha256sum does not"),
     "a recipe of another kind": (lambda f: (f / "recipe.json").write_text("[]"), "recipe.json holds a list"),
 }
 
@@ -94,35 +96,46 @@ WRONG = {
 def test_what_is_wrong_is_named(folder, case, capsys):
     spoil, says = WRONG[case]
     spoil(folder)
-    wrong, _ = check(folder)
+    wrong, _ = verify_run(folder)
     assert any(says in line for line in wrong), wrong
-    assert main([str(folder)]) == 1 and "wrong" in capsys.readouterr().out.splitlines()[-1]
+    with pytest.raises(SystemExit, match="1"): main(["verify", str(folder)])
+    assert "wrong" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_a_run_that_was_killed_is_told_from_a_whole_one(tmp_path):
     kill = send(9)
     run("--out", tmp_path / "run", prepare=lambda: at(runs, "write_training", kill))
-    wrong, _ = check(tmp_path / "run")
-    assert wrong[0].startswith("the run did not end: no manifest.json, nor results.json")
+    wrong, _ = verify_run(tmp_path / "run")
+    assert wrong[0].startswith("the run did not end: no SHA256SUMS, nor results.json")
     assert wrong[0].endswith(f"Go on with --resume {tmp_path / 'run'}")
 
 
 def test_other_versions_are_worth_a_note_and_no_fault(folder):
     begun = folder / "checkpoints/begun.json"
     edit(begun, versions={"torch": "1.0"})
-    assert check(folder) == ([], [f"made with torch 1.0, here is {torch.__version__.split('+')[0]}"])
+    assert verify_run(folder) == ([], [f"made with torch 1.0, here is {torch.__version__.split('+')[0]}"])
 
 
 def test_what_is_no_run_is_refused_with_2(tmp_path, capsys):
     for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(InputError): check(path)
-        with pytest.raises(SystemExit) as end: main([str(path)])
+        with pytest.raises(InputError): verify_run(path)
+        with pytest.raises(SystemExit) as end: main(["verify", str(path)])
         assert end.value.code == 2 and str(path) in capsys.readouterr().err
-    assert main([]) == 2 and main(["--help"]) == 0
+    with pytest.raises(SystemExit, match="2"): main(["verify"])
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.skipif(not shutil.which("sha256sum"), reason="no sha256sum here")
+def test_sha256sum_reads_the_list(folder):
+    command = ["sha256sum", "-c", "--quiet", "SHA256SUMS"]
+    check = lambda: subprocess.run(command, cwd=folder, capture_output=True)
+    assert check().returncode == 0
+    flip(folder / "weights.safetensors")
+    assert check().stdout == b"weights.safetensors: FAILED\n"
 
 
 @pytest.mark.slow
 def test_it_runs_as_a_module(folder):
-    command = [sys.executable, "-m", "cifar_fastai.runs.verify", folder]
+    command = [sys.executable, "-m", "recipes", "verify", folder]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"{folder}: whole\n"), done.stderr

@@ -239,8 +239,8 @@ def test_F26_paths_with_spaces_and_other_letters(tmp_path):
     status, text = run("--out", out, data=str(data))
     assert status == 0 and "größe 猫" in (out / "predictions.csv").read_text(), text
     for page in out.rglob("*.html"): assert "<script>x<" not in page.read_text()
-    from cifar_fastai.runs.verify import check
-    assert check(out) == ([], [])
+    from cifar_fastai.runs.verify import verify_run
+    assert verify_run(out) == ([], [])
 
 
 # ---------------------------------------------------------------- F29: the range test
