@@ -1,8 +1,8 @@
 """python -m benchmarks [name ...] [--json FILE] [--rounds N]: P1–P11 side by side, as one table.
 
-Names: loader, step, interpretation, start, scale, gradcam, gpu; none means all. FILE keeps the suites that
-are not measured this time. Apart from these: `chart FILE PICTURE`, `document FILE PAGE`, `faults` and
-`predecessors DATA`.
+Names: loader, step, interpretation, start, scale, gradcam, gpu, choices; none means all. FILE keeps the
+suites that are not measured this time. Apart from these: `chart FILE PICTURE`, `document FILE PAGE`, `faults`
+and `predecessors DATA`.
 """
 import argparse
 import os
@@ -12,8 +12,8 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
-SUITES = ("loader", "step", "interpretation", "start", "scale", "gradcam", "gpu")
-BY_CPU = ("loader", "step", "interpretation", "gradcam")   # each in one process, whose time can be told
+SUITES = ("loader", "step", "interpretation", "start", "scale", "gradcam", "gpu", "choices")
+BY_CPU = ("loader", "step", "interpretation", "gradcam", "choices")   # in one process, whose time can be told
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -35,18 +35,6 @@ def _init(m: nn.Module):
     if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _resnet(name, bottleneck: bool, depths: list[int], n_out: int, n_in: int, norm: str, pretrained: bool):
-    "torchvision's `ResNet` with a 3×3 stem of stride 1 and no max-pool: 32×32 pictures keep 32×32 places"
-    _check(n_out, n_in)
-    if pretrained: return _imagenet(name, n_out, n_in, norm)
-    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet  # not above: it takes 1.5 s
-    net = ResNet(Bottleneck if bottleneck else BasicBlock, depths, num_classes=n_out, norm_layer=_norm(norm))
-    net.conv1 = nn.Conv2d(n_in, 64, 3, padding=1, bias=False)
-    net.maxpool = nn.Identity()
-    _init(net.conv1)
-    return net
-
-
 def _imagenet(name: str, n_out: int, n_in: int, norm: str) -> nn.Module:
     "torchvision's net with ImageNet's weights and a new head. It has its own stem, for larger pictures"
     if (n_in, norm) != (3, "bn"):
@@ -58,44 +46,31 @@ def _imagenet(name: str, n_out: int, n_in: int, norm: str) -> nn.Module:
     return net
 
 
-def resnet18(
-    n_out: int = 10,      # classes
-    n_in: int = 3,        # channels of a picture
-    norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
-    pretrained: bool = False,   # see `_imagenet`: asked for by fastai's `vision_learner`
-) -> nn.Module:
-    "ResNet-18 (He et al. 2016, CIFAR stem): 11,173,962 parameters at 10 classes; `layer4` is 4×4 at 32×32"
-    return _resnet("resnet18", False, [2, 2, 2, 2], n_out, n_in, norm, pretrained)
+def _resnet(name: str, block: str, depths: list[int], about: str) -> Callable[..., nn.Module]:
+    "torchvision's `ResNet` with a 3×3 stem of stride 1 and no max-pool: 32×32 pictures keep 32×32 places"
+    def net(
+        n_out: int = 10,      # classes
+        n_in: int = 3,        # channels of a picture
+        norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
+        pretrained: bool = False,   # ImageNet's weights, stem and all: asked for by fastai's `vision_learner`
+    ) -> nn.Module:
+        _check(n_out, n_in)
+        if pretrained: return _imagenet(name, n_out, n_in, norm)
+        from torchvision.models import resnet  # not above: it takes 1.5 s
+        net = resnet.ResNet(getattr(resnet, block), depths, num_classes=n_out, norm_layer=_norm(norm))
+        net.conv1 = nn.Conv2d(n_in, 64, 3, padding=1, bias=False)
+        net.maxpool = nn.Identity()
+        _init(net.conv1)
+        return net
+    net.__name__ = net.__qualname__ = name
+    net.__doc__ = f"{about} parameters at 10 classes, CIFAR stem (He et al. 2016); layer4 is 4×4 at 32×32"
+    return net
 
 
-def resnet34(
-    n_out: int = 10,      # classes
-    n_in: int = 3,        # channels of a picture
-    norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
-    pretrained: bool = False,   # see `_imagenet`: asked for by fastai's `vision_learner`
-) -> nn.Module:
-    "ResNet-34 (He et al. 2016, CIFAR stem): 21,282,122 parameters at 10 classes"
-    return _resnet("resnet34", False, [3, 4, 6, 3], n_out, n_in, norm, pretrained)
-
-
-def resnet50(
-    n_out: int = 10,      # classes
-    n_in: int = 3,        # channels of a picture
-    norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
-    pretrained: bool = False,   # see `_imagenet`: asked for by fastai's `vision_learner`
-) -> nn.Module:
-    "ResNet-50 (torchvision's v1.5 bottleneck, CIFAR stem): 23,520,842 parameters at 10 classes"
-    return _resnet("resnet50", True, [3, 4, 6, 3], n_out, n_in, norm, pretrained)
-
-
-def resnet101(
-    n_out: int = 10,      # classes
-    n_in: int = 3,        # channels of a picture
-    norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
-    pretrained: bool = False,   # see `_imagenet`: asked for by fastai's `vision_learner`
-) -> nn.Module:
-    "ResNet-101 (torchvision's v1.5 bottleneck, CIFAR stem): 42,512,970 parameters at 10 classes"
-    return _resnet("resnet101", True, [3, 4, 23, 3], n_out, n_in, norm, pretrained)
+resnet18  = _resnet("resnet18",  "BasicBlock", [2, 2, 2, 2],  "ResNet-18: 11,173,962")
+resnet34  = _resnet("resnet34",  "BasicBlock", [3, 4, 6, 3],  "ResNet-34: 21,282,122")
+resnet50  = _resnet("resnet50",  "Bottleneck", [3, 4, 6, 3],  "ResNet-50 (torchvision's v1.5): 23,520,842")
+resnet101 = _resnet("resnet101", "Bottleneck", [3, 4, 23, 3], "ResNet-101 (torchvision's v1.5): 42,512,970")
 
 
 class _Residual(nn.Sequential):

@@ -22,8 +22,8 @@ from torch import Tensor
 from ..checkpoints import generators, restore_generators
 from ..errors import InputError, UnknownName
 from ..gradcam import CamOutput, GradCAM, default_layer, find_layers
-from ..plots import BAD, GOOD, Tile, add_colorbar, overlay, short, show_tiles
-from .gallery import likely
+from ..plots import BAD, GOOD, Tile, short
+from .gallery import add_maps, likely, show_groups
 from .predict import batch_of, clean_dl, decode_pictures
 
 __all__ = ["Chosen", "Explained", "choose", "class_names", "gradcam_of", "target_of"]
@@ -137,14 +137,8 @@ def gradcam_of(
     groups = [[_said(found, cam, names, i)] for i in range(len(found.xb))]
     asked = zip(cam.target.tolist(), cam.logits.argmax(1).tolist())
     titles = [f"{'why' if c == said else 'where'} {short(names[c], 14)}" for c, said in asked]
-    for name, of_layer in maps.items():
-        below = short(name) if len(maps) > 1 else ""
-        for group, m, above in zip(groups, of_layer, titles):
-            group.append(Tile(overlay(group[0].picture, m, cmap, alpha), above, below))
-    if not text: groups = [[Tile(t.picture) for t in group] for group in groups]
-    fig = show_tiles(groups, **kwargs)
-    if colorbar: add_colorbar(fig, cmap)
-    return Explained(fig, cam)
+    add_maps(groups, maps, titles, cmap, alpha)
+    return Explained(show_groups(groups, text, cmap if colorbar else None, **kwargs), cam)
 
 
 @patch

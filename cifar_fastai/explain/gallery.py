@@ -17,7 +17,7 @@ from ..gradcam import GradCAM, compare_maps, default_layer, find_layers
 from ..plots import BAD, GOOD, Tile, add_colorbar, overlay, percent, short, show_message, show_tiles
 from .predict import decode_pictures, inputs_of
 
-__all__ = ["Gallery", "likely", "listed"]
+__all__ = ["Gallery", "add_maps", "likely", "listed", "show_groups"]
 
 
 def likely(name, p: float) -> str:
@@ -103,7 +103,7 @@ class Gallery:
             maps = next(iter(self.gradcam(idx, layer, "pred", method).values()))
             pictures = [overlay(p, m, cmap, alpha) for p, m in zip(pictures, maps)]
         groups = [[self._tile(i, p)] for i, p in zip(idx, pictures)]
-        return _shown(groups, text, cmap if heatmap and colorbar else None, **kwargs)
+        return show_groups(groups, text, cmap if heatmap and colorbar else None, **kwargs)
 
     def plot_misclassified(
         self,
@@ -134,13 +134,10 @@ class Gallery:
         if not idx: return show_message(self._no_mistakes())
         groups = [[self._tile(i, p)] for i, p in zip(idx, self.pictures(idx))]
         for t in [target] if isinstance(target, (str, int)) else target:
-            maps, word = self.gradcam(idx, layer, t, method), "why" if t == "pred" else "where"
-            for name, of_layer in maps.items():
-                below = short(name) if len(maps) > 1 else ""
-                for group, c, m in zip(groups, self._classes(idx, t), of_layer):
-                    above = f"{word} {short(self.names[c], 14)}"
-                    group.append(Tile(overlay(group[0].picture, m, cmap, alpha), above, below))
-        return _shown(groups, text, cmap if colorbar else None, **kwargs)
+            word, classes = "why" if t == "pred" else "where", self._classes(idx, t)
+            titles = [f"{word} {short(self.names[c], 14)}" for c in classes]
+            add_maps(groups, self.gradcam(idx, layer, t, method), titles, cmap, alpha)
+        return show_groups(groups, text, cmap if colorbar else None, **kwargs)
 
     def gradcam_faithfulness(
         self,
@@ -169,7 +166,16 @@ class Gallery:
     def _no_mistakes(self) -> str: return f"No mistakes: all {len(self)} pictures were called what they are."
 
 
-def _shown(groups: list[list[Tile]], text: bool, cmap: str | None, **kwargs) -> Figure:
+def add_maps(groups: list[list[Tile]], maps: dict, titles: list[str], cmap: str, alpha: float) -> None:
+    "Beside the picture of each group its map of each layer (layer → (n,H,W) in 0…1), laid over the picture"
+    for name, of_layer in maps.items():
+        below = short(name) if len(maps) > 1 else ""
+        for group, m, title in zip(groups, of_layer, titles):
+            group.append(Tile(overlay(group[0].picture, m, cmap, alpha), title, below))
+
+
+def show_groups(groups: list[list[Tile]], text: bool, cmap: str | None, **kwargs) -> Figure:
+    "Groups of tiles as a grid; without texts, or with a bar of the colours of `cmap`"
     if not text: groups = [[Tile(tile.picture) for tile in group] for group in groups]
     fig = show_tiles(groups, **kwargs)
     if cmap: add_colorbar(fig, cmap)

@@ -16,14 +16,14 @@ import torch
 from fastai.interpret import ClassificationInterpretation
 from fastai.learner import Learner
 from matplotlib.figure import Figure
-from sklearn.metrics import classification_report
+from sklearn.metrics import classification_report, confusion_matrix
 from torch import Tensor
 
 from ..errors import InputError, UnknownName
 from ..files import save_atomically
 from ..plots import plot_bins, plot_matrix, plot_scores
 from .gallery import Gallery, listed
-from .metrics import Calibration, calibration, confusion, per_class
+from .metrics import Calibration, calibration, per_class
 from .predict import clean_dl, inputs_of, predict_once
 
 __all__ = ["ImageInterpretation"]
@@ -111,7 +111,7 @@ class ImageInterpretation(Gallery, ClassificationInterpretation):
 
     def confusion_matrix(self) -> np.ndarray:     # (C,C) counts
         "How often each true class (row) was called each class (column)"
-        return confusion(self.targs.numpy(), self.decoded.numpy(), len(self.names))
+        return confusion_matrix(self.targs, self.decoded, labels=range(len(self.names)))
 
     def per_class(self) -> pd.DataFrame:
         "class, n, correct, accuracy, precision, recall"

@@ -1,7 +1,7 @@
-"""What predictions add up to: counts, tables and calibration, from arrays alone.
+"""Tables of a confusion matrix, and calibration.
 
-    cm = confusion(true, said, n_classes=10)
-    per_class(cm, names), calibration(confidence, right).ece
+    per_class(sklearn.metrics.confusion_matrix(true, predicted), names)
+    calibration(confidence, right).ece
 """
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-__all__ = ["Calibration", "calibration", "confusion", "per_class"]
+__all__ = ["Calibration", "calibration", "per_class"]
 
 
 class Calibration(NamedTuple):
@@ -18,17 +18,8 @@ class Calibration(NamedTuple):
     bins: pd.DataFrame     # one row a bin: low, high, n, confidence, accuracy (NaN where n is 0)
 
 
-def confusion(
-    true: np.ndarray,      # (N,) int
-    said: np.ndarray,      # (N,) int
-    n_classes: int,
-) -> np.ndarray:           # (C,C) int: true class (row) called class (column)
-    "The confusion matrix"
-    return np.bincount(true * n_classes + said, minlength=n_classes ** 2).reshape(n_classes, n_classes)
-
-
 def per_class(
-    cm: np.ndarray,            # (C,C) as `confusion` gives
+    cm: np.ndarray,            # (C,C) as scikit-learn's `confusion_matrix` gives
     names: Sequence[str],
 ) -> pd.DataFrame:
     """class, n, correct, accuracy, precision, recall; NaN where there is nothing to count.

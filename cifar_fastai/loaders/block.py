@@ -17,6 +17,7 @@ from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import IntToFloatTensor, Normalize, ToTensor
 from fastai.torch_core import TensorImage, default_device
+from fastcore.basics import listify
 
 from ..data import ImageData, load_data
 from ..errors import InputError, UnknownName
@@ -85,8 +86,8 @@ def cifar_block(
     return DataBlock(
         blocks=(pictures, CategoryBlock(vocab=list(data.classes), sort=False)), dl_type=BatchDL,
         get_items=AllItems(len(store)), splitter=Splits(*subsets(data, valid, seed)), get_y=LabelOf(store),
-        item_tfms=[augment, *_listed(item_tfms)],
-        batch_tfms=[*_as_float(_listed(batch_tfms)),
+        item_tfms=[augment, *listify(item_tfms)],
+        batch_tfms=[*_as_float(listify(batch_tfms)),
                     NormalizePictures.from_stats(data.mean, data.std, cuda=False)])
 
 
@@ -125,7 +126,7 @@ def cifar_dataloaders(
     dls.data, dls.valid_name = data, valid
     if dls.train.direct()[0] is None:
         log.warning("loader: item transforms %s are applied picture by picture, several times slower than "
-                    "Albumentations transforms in aug=", [type(t).__name__ for t in _listed(item_tfms)])
+                    "Albumentations transforms in aug=", [type(t).__name__ for t in listify(item_tfms)])
     return dls
 
 
@@ -152,6 +153,3 @@ def _as_float(tfms: list) -> list:
     "Batch transforms that a user gave, after pictures were made 0…1: fastai's own do not take bytes"
     given = any(isinstance(t, IntToFloatTensor) for t in tfms)
     return tfms if given or not tfms else [IntToFloatTensor(), *tfms]
-
-
-def _listed(o) -> list: return [] if o is None else list(o) if isinstance(o, (list, tuple)) else [o]

@@ -15,6 +15,7 @@ from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import TensorBase, norm_bias_params, to_device
+from fastcore.basics import listify
 from fastcore.xtras import ContextManagers
 from torch import nn
 
@@ -135,7 +136,7 @@ class ImageLearner(Learner):
         "fastai's `validate`; within a fit it has a Recorder of its own"
         if "fit" not in loops(self): return super().validate(ds_idx, dl, cbs)
         own = DeviceRecorder(add_time=False)
-        super().validate(ds_idx, dl, [own, *_listed(cbs)])
+        super().validate(ds_idx, dl, [own, *listify(cbs)])
         return own.values[-1]
 
     def validation_context(self, cbs=None, inner=False):
@@ -166,7 +167,7 @@ class ImageLearner(Learner):
         peak = np.array([h["lr"] for h in self.opt.hypers])
         moms = self.moms if moms is None else moms
         cycle = one_cycle(peak, n_epoch, pct_start, None, div, div_final, anneal, moms)
-        self.fit(n_epoch, cbs=[cycle, *_listed(cbs)], reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
+        self.fit(n_epoch, cbs=[cycle, *listify(cbs)], reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
 
     def lr_find(self, start_lr=LRFind.start_lr, end_lr=LRFind.end_lr, num_it=LRFind.num_it, stop_div=True,
                 show_plot=True, suggest_funcs=None, **kwargs):
@@ -186,11 +187,6 @@ def _listens(cb, event_name) -> bool: return hasattr(type(cb), event_name) or ev
 
 
 def _plain(ts): return tuple(t.as_subclass(torch.Tensor) if isinstance(t, TensorBase) else t for t in ts)
-
-
-def _listed(o) -> list:
-    if o is None: return []
-    return list(o) if isinstance(o, (list, tuple)) or type(o).__name__ == "L" else [o]
 
 
 def cifar_learner(
@@ -231,7 +227,7 @@ def cifar_learner(
     if precision != "fp32": defaults.append(Precision(precision))
     learn = ImageLearner(dls, model, create_loss(loss_func, smoothing), lr=lr,
                          opt_func=opt_func, wd_bn_bias=wd_norm_bias, moms=(mom, mom, mom), metrics=metrics,
-                         cbs=[*defaults, *_listed(cbs)], default_cbs=False,
+                         cbs=[*defaults, *listify(cbs)], default_cbs=False,
                          **{"wd": wd, "splitter": layer_groups} | kwargs)
     learn.precision_name = precision
     return learn
