@@ -1,4 +1,4 @@
-"""The one kind of error a user is meant to see: what was wrong, what was found, what to do, in one line."""
+"""`InputError`: what was wrong, what was found, what to do, in one line."""
 import os
 import sys
 from difflib import get_close_matches

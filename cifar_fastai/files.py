@@ -1,4 +1,4 @@
-"""Write files so that a reader sees the old file or the new one, never a part, whatever happens in between.
+"""Atomic writes: a reader sees the old file or the new one, never a part; JSON and sha256 of files.
 
     save_atomically("runs/demo/notes.txt", b"...")
     write_json("runs/demo/results.json", {"accuracy": 0.95})

@@ -150,7 +150,7 @@ class Recipe(Part):
 
 PARTS = {"loss": Loss, "opt": Optimizer, "lr": LRFind, "schedule": Schedule, "regularise": Regularise,
          "explain": Explain}
-# what the fields of parts were called in a recipe.json of 0.1
+# names of fields of parts in a recipe.json of before
 _BEFORE = {"lr_rule": "lr.rule", "lr_divide": "lr.divide", "lr_its": "lr.num_it", "lr_mode": "lr.mode",
            "lr_on": "lr.on", "lr_range": "lr.start_lr", "cam": "explain.layer", "cam_every": "explain.every"}
 

@@ -1,4 +1,4 @@
-"""A trained net as one file without code: safetensors, with what is needed to use it again as metadata.
+"""Save and load weights as safetensors, with class names, architecture and normalisation as metadata.
 
     net, about = load_weights("runs/demo/weights.safetensors")
     probs = net(normalised pictures).softmax(1)          # about.classes, about.mean, about.std

@@ -118,7 +118,8 @@ def test_a_class_that_is_a_number_stands_apart_from_its_probability(learner):
     from cifar_fastai.explain.interpretation import ImageInterpretation
     interp = ImageInterpretation.from_learner(learner())
     interp.vocab = [str(k) for k in range(4)]
-    for tell in (interp.said, interp.truth): assert re.fullmatch(r"\w+ \(\d+(\.\d)? %\)", tell(0)), tell(0)
+    for label in (interp.predicted_label(0), interp.true_label(0)):
+        assert re.fullmatch(r"\w+ \(\d+(\.\d)? %\)", label), label
     fig, _ = explain.gradcam_of(learner(), [0, 1])
     shown = [t for ax in fig.axes for t in (ax.get_title(), ax.get_xlabel()) if "%" in t]
     assert shown and all(re.search(r"\(\d+(\.\d)? %\)", t) for t in shown), shown

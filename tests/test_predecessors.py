@@ -22,7 +22,7 @@ PAIRS = [[c.strip() for c in line.strip("|").split("|")] for line in PAGE.split(
          if re.match(r"\| [A-E] ", line)]
 DRAWN = (ROOT / "cifar_fastai" / "runs" / "report.py").read_text()
 RUNS = ROOT / "cifar_fastai" / "runs"
-WRITTEN = "".join((RUNS / f).read_text() for f in ("report.py", "bookkeeping.py", "run_folder.py"))
+WRITTEN = "".join((RUNS / f).read_text() for f in ("report.py", "run_writer.py", "run_folder.py"))
 
 # section 5 of the comparison: everything that at least one of the five does
 UNION = """ResNet-18; ResNet-34; ResNet-50; ResNet-101; custom ResNet of 6.57 M; norm by choice; parameter

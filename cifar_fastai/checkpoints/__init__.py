@@ -1,4 +1,4 @@
-"""A fit that is stopped or killed goes on to the same weights; one that fails stops while they are good.
+"""Checkpoints: a fit that is stopped or killed resumes to the same weights; a failing one stops in time.
 
 In: any fastai `Learner` in a fit. Out: two verified files a run, without pickled code, and callbacks that end
 a fit in order.

@@ -1,7 +1,7 @@
-"""Go on with a fit that was stopped or killed so that it ends the same, byte for byte; on any `Learner`.
+"""The `Checkpoint` callback: resume a stopped or killed fit to the same bytes, on any fastai `Learner`.
 
     learn.fit_one_cycle(20, cbs=Checkpoint("run/checkpoints"))                  # killed …
-    learn.fit_one_cycle(20, cbs=Checkpoint("run/checkpoints", resume=True))     # … gone on with
+    learn.fit_one_cycle(20, cbs=Checkpoint("run/checkpoints", resume=True))     # … resumed
 """
 import logging
 import time

@@ -1,4 +1,4 @@
-"""What a fastai `Learner` must remember to go on as if nothing had happened, as tensors and plain values.
+"""The state of a fastai `Learner` that a checkpoint holds, as tensors and plain values.
 
     state = learner_state(learn)          # at a batch's edge or an epoch's end
     restore_learner(learn, state)         # in a learner that was built the same way
@@ -140,7 +140,7 @@ def restore_generators(learn, state: dict) -> None:
 
 
 def run_fields(learn) -> dict:
-    "What a run must share to be gone on with: net, classes, data, optimiser; as JSON values"
+    "What must be the same to resume: net, classes, data, optimiser; as JSON values"
     state = get_model(learn.model).state_dict()
     shapes = hashlib.sha256(str([(k, tuple(v.shape)) for k, v in state.items()]).encode()).hexdigest()[:8]
     values = sum(v.numel() for v in state.values())

@@ -1,4 +1,4 @@
-"""Callbacks that stop a fit while nothing is lost, on any fastai `Learner`.
+"""Stop a fit before a step that would make weights NaN or infinite, on any fastai `Learner`.
 
     with StopOnSignal() as stop:
         learn.fit_one_cycle(20, cbs=[StopOnNonFinite(), stop])

@@ -1,4 +1,4 @@
-"""Stop a fit in time after SIGTERM or Ctrl-C, on any fastai `Learner`."""
+"""Stop a fit at the end of a batch after SIGTERM or Ctrl-C, on any fastai `Learner`."""
 import os
 import signal
 import threading

@@ -1,4 +1,4 @@
-"""The pictures and labels of a data set, checked; which to keep, and what they are on average."""
+"""`ImageData`: the checked pictures and labels of a data set; subsets, holdout, mean and std."""
 import hashlib
 import json
 from collections.abc import Sequence

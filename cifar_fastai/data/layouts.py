@@ -1,4 +1,4 @@
-"""Which pictures of a folder train, which test, and of what class each is: by the names alone.
+"""Folder layouts: which pictures train, which test, and the class of each, by the names alone.
 
     with open_tree("pets") as tree: layout = arrange(tree)
     layout.classes, layout.train[0]     # ('cat', 'dog'), ('train/cat/1.jpg', 0, (size, time))

@@ -1,4 +1,4 @@
-"""One rule by which every picture is read, for training and for inference alike.
+"""Read a picture file into RGB pixels, by one rule for training and inference.
 
     read_picture("cat.png")                     # (32,32,3) uint8
     read_picture(upload_bytes, size=64)"""

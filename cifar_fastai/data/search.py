@@ -1,4 +1,4 @@
-"""Where CIFAR lies on this machine, or how it gets here.
+"""Find CIFAR on this machine, or download it.
 
 Order: the `CIFAR10_DIR` (`CIFAR100_DIR`) variable; then, in each of ./, ./data, ~/data, the cache folder
 (`machine.cache_dir`), $TORCH_HOME or ~/.cache/torch and its datasets/, and fastai's data and archive

@@ -1,4 +1,4 @@
-"""A trained Learner becomes something to look at: what it gets wrong, and why.
+"""Interpret a trained Learner: predictions, metrics, misclassified pictures, Grad-CAM.
 
 In: a trained fastai `Learner`. Out: `ImageInterpretation`, a `ClassificationInterpretation` that predicts
 once, with figures, tables and Grad-CAM maps; `gradcam_of` for any picture.

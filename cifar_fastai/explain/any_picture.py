@@ -1,4 +1,4 @@
-"""Why a Learner says what it says of any picture: a file, an array, a PIL picture, a validation item.
+"""Grad-CAM of any picture: a file, an array, a PIL picture, a validation item.
 
     fig, cam = learn.gradcam("cat.png", layer="layer3")       # any fastai Learner that classifies pictures
     fig, cam = gradcam_of(learn, [3, 14, 15], target="dog")   # the same as a function
@@ -115,18 +115,18 @@ def target_of(
 
 
 def gradcam_of(
-    learn,                             # any Learner that tells classes of pictures apart
+    learn,                             # any Learner that classifies pictures
     items,                             # as `choose` takes them
     layer=None,                        # name, pattern, module or a list of these; None: `default_layer`
-    target: None | int | str = None,   # None or "pred": the class said; "true"; a class or its name
+    target: None | int | str = None,   # None or "pred": the predicted class; "true"; a class or its name
     method: str = "gradcam",           # one of `gradcam.METHODS`
     cmap: str = "inferno",             # of matplotlib; this one is perceptually uniform
     alpha: float = .5,                 # weight of the colours over the picture
-    text: bool = True,                 # write what was said, and of which class and layer the maps are
+    text: bool = True,                 # write the predicted class, and class and layer of each map
     colorbar: bool = True,
     **kwargs,                          # for the grid: nrows, ncols, figsize, title
 ) -> Explained:
-    "Each picture beside its maps, with what is said of it; and the maps. Raises `InputError`"
+    "Each picture with its predicted class beside its Grad-CAM maps; and the maps. Raises `InputError`"
     found, names, model = choose(learn, items), class_names(learn.dls), get_model(learn.model)
     target = target_of(target, names)
     if target == "true" and found.y is None:
@@ -134,7 +134,7 @@ def gradcam_of(
     layers = list(find_layers(model, default_layer(model) if layer is None else layer))
     cam = GradCAM(model, layers)(found.xb, target, y=found.y, method=method, bs=64)
     maps = cam.maps if isinstance(cam.maps, dict) else {layers[0]: cam.maps}
-    groups = [[_said(found, cam, names, i)] for i in range(len(found.xb))]
+    groups = [[_with_prediction(found, cam, names, i)] for i in range(len(found.xb))]
     asked = zip(cam.target.tolist(), cam.logits.argmax(1).tolist())
     titles = [f"{'why' if c == said else 'where'} {short(names[c], 14)}" for c, said in asked]
     add_maps(groups, maps, titles, cmap, alpha)
@@ -148,13 +148,13 @@ def gradcam(self: Learner, items, layer=None, **kwargs) -> Explained:
     return gradcam_of(self, items, layer, **kwargs)
 
 
-def _said(found: Chosen, cam: CamOutput, names: list[str], i: int) -> Tile:
-    "Picture `i`, the class said, and below it the true one, or the second where that is not known"
+def _with_prediction(found: Chosen, cam: CamOutput, names: list[str], i: int) -> Tile:
+    "Picture `i` with its predicted class, and the true one, or the second most likely where it is unknown"
     probs = cam.logits[i].float().softmax(0)
     first, *rest = probs.argsort(descending=True).tolist()
     say = lambda c: likely(names[c], probs[c].item())
-    picture, said = found.pictures[i], f"said {say(first)}"
+    picture, said = found.pictures[i], f"pred {say(first)}"
     if found.y is None: return Tile(picture, said, f"or {say(rest[0])}" if rest else "")
     true = int(found.y[i])
     loss = -probs[true].clamp_min(torch.finfo(probs.dtype).tiny).log().item()
-    return Tile(picture, said, f"is {say(true)}\nloss {loss:.2f}", GOOD if true == first else BAD)
+    return Tile(picture, said, f"true {say(true)}\nloss {loss:.2f}", GOOD if true == first else BAD)

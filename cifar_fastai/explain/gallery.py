@@ -1,4 +1,4 @@
-"""What `ImageInterpretation` shows in pictures: galleries of mistakes, and the evidence for them.
+"""Galleries of `ImageInterpretation`: misclassified pictures, top losses, and Grad-CAM maps of them.
 
     interp.plot_misclassified(20)
     interp.plot_gradcam(9, layer=["layer2", "layer3"], target=("pred", "true"))
@@ -26,7 +26,7 @@ def likely(name, p: float) -> str:
 
 
 class Gallery:
-    "Pictures and what was said of them: the half of `ImageInterpretation` that draws pictures"
+    "The half of `ImageInterpretation` that draws pictures: predictions, top losses, Grad-CAM"
 
     def pictures(self, idxs: Sequence[int]) -> np.ndarray:     # (n,H,W,3) float in 0…1
         "The pictures at `idxs` as the model sees them: not augmented, not normalised"
@@ -40,10 +40,10 @@ class Gallery:
         self,
         idxs: Sequence[int],
         layer=None,                       # name, pattern, module or a list of these; None: `default_layer`
-        target: str | int = "pred",       # the class said ("pred"), the right one ("true"), a number or name
+        target: str | int = "pred",       # "pred" (the predicted class), "true", a class or its name
         method: str = "gradcam",          # one of `gradcam.METHODS`
     ) -> dict[str, np.ndarray]:           # layer → (n,H,W) in 0…1
-        "Where in the pictures at `idxs` the evidence for a class lies"
+        "Grad-CAM maps of the pictures at `idxs`"
         idxs, model = self._known(idxs), get_model(self.learn.model)
         classes = self._classes(idxs, target)
         names, maps = list(find_layers(model, default_layer(model) if layer is None else layer)), []
@@ -66,36 +66,36 @@ class Gallery:
             raise UnknownName("target", target, [*known, *self.names])
         return torch.full((len(idxs),), self.names.index(target) if isinstance(target, str) else target)
 
-    def said(self, i: int) -> str:
-        "What picture `i` was called, and how surely"
+    def predicted_label(self, i: int) -> str:
+        "The predicted class of picture `i` and its probability, as text"
         return likely(self.names[self.decoded[i]], self.confidence[i].item())
 
-    def truth(self, i: int) -> str:
-        "What picture `i` is, and how likely that was held to be"
+    def true_label(self, i: int) -> str:
+        "The true class of picture `i` and its probability, as text"
         return likely(self.names[self.targs[i]], self.preds[i, self.targs[i]].item())
 
     def _tile(self, i: int, picture, loss: bool = True) -> Tile:
-        below = f"is {self.truth(i)}" + (f"\nloss {self.losses[i]:.2f}" if loss else "")
-        return Tile(picture, f"said {self.said(i)}", below, GOOD if self.correct[i] else BAD)
+        below = f"true {self.true_label(i)}" + (f"\nloss {self.losses[i]:.2f}" if loss else "")
+        return Tile(picture, f"pred {self.predicted_label(i)}", below, GOOD if self.correct[i] else BAD)
 
     def show_at(self, i: int, **kwargs) -> Figure:
-        "The picture at `i` with what it was called and what it is"
+        "The picture at `i` with its predicted and its true class"
         return show_tiles([[self._tile(int(i), self.picture(i))]], **kwargs)
 
     def plot_top_losses(
         self,
         k: int | Sequence[int],      # so many, or places in the ranking
         largest: bool = True,
-        heatmap: bool = False,       # lay over each picture where the evidence for its predicted class lies
+        heatmap: bool = False,       # lay the Grad-CAM map of its predicted class over each picture
         layer=None,                  # of the heat map, as in `gradcam`
         method: str = "gradcam",
         cmap: str = "inferno",
         alpha: float = .5,
-        text: bool = True,           # write what was said
+        text: bool = True,           # write the predicted and the true class
         colorbar: bool = False,
         **kwargs,                    # for the grid: nrows, ncols, figsize, title
     ) -> Figure:
-        "The pictures with the largest (smallest) losses: said, true, both probabilities, loss"
+        "The pictures with the largest (smallest) losses: predicted and true class, probabilities, loss"
         places, idx = hasattr(k, "__iter__"), self.top_losses(None, largest)[1].tolist()
         idx = [idx[j] for j in k if j < len(idx)] if places else idx[:k]
         pictures = self.pictures(idx)
@@ -111,7 +111,7 @@ class Gallery:
         by: str = "loss",        # see `misclassified`
         **kwargs,                # for the grid: nrows, ncols, figsize, title
     ) -> Figure:
-        "Pictures that were called something else: both classes with their probabilities"
+        "Misclassified pictures: both classes with their probabilities"
         idx = self.misclassified(n, by).tolist()
         if not idx: return show_message(self._no_mistakes())
         tiles = [self._tile(i, p, loss=False) for i, p in zip(idx, self.pictures(idx))]
@@ -121,7 +121,7 @@ class Gallery:
         self,
         k: int | Sequence[int] = 9,                         # so many mistakes, the worst first, or indices
         layer=None,                                         # as in `gradcam`; several stand side by side
-        target: str | int | Sequence = ("pred", "true"),    # why it said that; where the right class would be
+        target: str | int | Sequence = ("pred", "true"),    # maps for these classes
         method: str = "gradcam",
         cmap: str = "inferno",                              # of matplotlib; this one is perceptually uniform
         alpha: float = .5,                                  # weight of the colours over the picture
@@ -129,7 +129,7 @@ class Gallery:
         colorbar: bool = True,
         **kwargs,                                           # for the grid: nrows, ncols, figsize, title
     ) -> Figure:
-        "Each mistake beside the evidence for what was said and for what is right"
+        "Misclassified pictures beside the Grad-CAM maps of the predicted and of the true class"
         idx = self._known(k) if hasattr(k, "__iter__") else self.misclassified(k).tolist()
         if not idx: return show_message(self._no_mistakes())
         groups = [[self._tile(i, p)] for i, p in zip(idx, self.pictures(idx))]
@@ -163,7 +163,7 @@ class Gallery:
         raws = {m: cam(xb, classes, method=m, bs=64).raw for m in methods}
         return pd.DataFrame(compare_maps(model, xb, raws, classes, steps, baseline, seed=seed))
 
-    def _no_mistakes(self) -> str: return f"No mistakes: all {len(self)} pictures were called what they are."
+    def _no_mistakes(self) -> str: return f"No mistakes: all {len(self)} pictures are classified correctly."
 
 
 def add_maps(groups: list[list[Tile]], maps: dict, titles: list[str], cmap: str, alpha: float) -> None:

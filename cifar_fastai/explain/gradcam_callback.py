@@ -1,4 +1,4 @@
-"""Watch what a net looks at while it learns: Grad-CAM of the same pictures every so many epochs.
+"""`GradCAMCallback`: Grad-CAM maps of the same pictures every so many epochs of a fit.
 
     learn.fit_one_cycle(20, 0.1, cbs=GradCAMCallback("layer3", every=5))              # any Learner
     cb.maps[20]; cb.strip()               # (n,H,W) in 0…1 after epoch 20; the figure, a row for each set
@@ -46,7 +46,7 @@ class GradCAMCallback(Callback):
         if method not in METHODS: raise UnknownName("method", method, METHODS)
         self.layer, self.every, self.n, self.items = layer, every, n, items
         self.method, self.target, self.path, self.cam, self.inputs = method, target, path, None, None
-        self.raw, self.said, self.size = {}, {}, (0, 0)
+        self.raw, self.predicted, self.size = {}, {}, (0, 0)
 
     @property
     def maps(self) -> dict:
@@ -65,7 +65,7 @@ class GradCAMCallback(Callback):
         items = self.items
         if items is None: items = _of_each(self.dls.valid.dataset, self.n, len(self.names))
         self.inputs, self.ys, self.pictures = choose(self.learn, items)
-        self.size, self.raw, self.said = tuple(self.inputs.shape[-2:]), {}, {}
+        self.size, self.raw, self.predicted = tuple(self.inputs.shape[-2:]), {}, {}
         skipped = [cb._skip_to for cb in self.learn.cbs if isinstance(cb, SkipToEpoch)]
         self._take(max(skipped, default=0))        # a layer without a map is refused here
 
@@ -85,7 +85,7 @@ class GradCAMCallback(Callback):
             warnings.warn(f"no Grad-CAM at epoch {epoch}: {e}", stacklevel=2)
             return False
         raw = out.raw if isinstance(out.raw, dict) else {next(iter(self.cam.layers)): out.raw}
-        self.raw[epoch], self.said[epoch] = {k: v.cpu() for k, v in raw.items()}, out.target.cpu()
+        self.raw[epoch], self.predicted[epoch] = {k: v.cpu() for k, v in raw.items()}, out.target.cpu()
         return True
 
     def _to_tensorboard(self, epoch: int):
@@ -111,7 +111,7 @@ class GradCAMCallback(Callback):
         known = [] if self.ys is None else self.ys.tolist()
         _row(axs[0, 0], self.pictures, [self.names[y] for y in known], "picture")
         for ax, (e, name, raw) in zip(axs[1:, 0], sets):
-            said = self.said[e].tolist()
+            said = self.predicted[e].tolist()
             right = [c == y for c, y in zip(said, known)] if self.wanted in (None, "pred") else []
             label = f"epoch {e}" + (f"\n{short(name, 12)}" if len(self.raw[e]) > 1 else "")
             _row(ax, self._overlays(raw), [self.names[c] for c in said], label, right)
@@ -127,8 +127,8 @@ class GradCAMCallback(Callback):
 
     def cleanup(self): self.cam = self.inputs = None        # model and device memory
 
-    def state_dict(self): return {"raw": self.raw, "said": self.said}
-    def load_state_dict(self, state): self.raw, self.said = dict(state["raw"]), dict(state["said"])
+    def state_dict(self): return {"raw": self.raw, "predicted": self.predicted}
+    def load_state_dict(self, state): self.raw, self.predicted = dict(state["raw"]), dict(state["predicted"])
 
 
 def _display(fig: Figure):

@@ -1,4 +1,4 @@
-"""What a trained Learner gets right and wrong: predicted once, shown often.
+"""`ImageInterpretation`: fastai's `ClassificationInterpretation` that predicts once.
 
     interp = ImageInterpretation.from_learner(learn)      # any image-classification Learner
     interp.accuracy, interp.per_class(), interp.most_confused(5)
@@ -110,7 +110,7 @@ class ImageInterpretation(Gallery, ClassificationInterpretation):
         return wrong[keys[by][wrong].argsort(descending=True, stable=True)][:n]
 
     def confusion_matrix(self) -> np.ndarray:     # (C,C) counts
-        "How often each true class (row) was called each class (column)"
+        "Counts: row true class, column predicted class"
         return confusion_matrix(self.targs, self.decoded, labels=range(len(self.names)))
 
     def per_class(self) -> pd.DataFrame:
@@ -147,7 +147,7 @@ class ImageInterpretation(Gallery, ClassificationInterpretation):
         plot_txt: bool | None = None,        # write the numbers; None: where they can be read
         **kwargs,                            # for the figure: figsize, dpi
     ) -> Figure:
-        "How often each true class (row) was called each class (column)"
+        "Counts: row true class, column predicted class"
         cm = self.confusion_matrix()
         shares = cm / np.maximum(cm.sum(1, keepdims=True), 1)
         texts = np.vectorize(lambda v: f"{v:.{norm_dec}f}")(shares) if normalize else cm.astype(str)

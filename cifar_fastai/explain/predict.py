@@ -114,7 +114,7 @@ def _labels(labels: list) -> Tensor:
 def _check(logits: Tensor, targs: Tensor, losses: Tensor) -> None:
     if logits.ndim != 2 or targs.shape != logits.shape[:1] or losses.shape != targs.shape:
         shapes = f"outputs {tuple(logits.shape)}, labels {tuple(targs.shape)}"
-        raise InputError(f"not one label a picture: {shapes}. Give a Learner that tells classes apart.")
+        raise InputError(f"not one label a picture: {shapes}. Give a Learner that classifies pictures.")
     bad = (~logits.isfinite().all(1)).sum().item()
     if bad: raise InputError(f"the model's outputs are not finite for {bad} of {len(logits)} pictures. "
                              "Its training has diverged: take earlier weights or a lower learning rate.")

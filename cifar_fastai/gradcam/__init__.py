@@ -4,7 +4,7 @@ In: a model, the name of a layer, a batch and a target class. Out: `CamOutput`: 
 size, the signed raw maps at the layer's, targets and logits.
 
 Read cam first (`GradCAM` and its methods), then checks (what is refused, and how the model stays as it was),
-then faithfulness (whether a map tells the truth about the net).
+then faithfulness (whether a map shows what the net uses).
 """
 from .cam import METHODS, CamOutput, GradCAM, default_layer, find_layers, heatmap
 from .checks import NotFinite

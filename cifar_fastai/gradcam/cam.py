@@ -1,8 +1,8 @@
-"""Grad-CAM and its kin on any torch model: which places of a picture spoke for a class.
+"""Grad-CAM and related methods on any torch model: which places of a picture speak for a class.
 
     cam = GradCAM(net, "layer3")         # a dotted name, a regular expression, a module, or a list of these
     out = cam(xb)                        # for the predicted class; cam(xb, "true", y=yb) for the true one
-    out.maps, out.raw                    # (N,H,W) in 0…1 to look at; (N,h,w) signed, to reckon with
+    out.maps, out.raw                    # (N,H,W) in 0…1 to look at; (N,h,w) signed, to compute with
 
 One forward pass and one `torch.autograd.grad`. A hook on each chosen layer keeps a copy of its output and
 hands on another, so that an in-place ReLU or `+=` further up cannot rewrite what was kept. No weight asks

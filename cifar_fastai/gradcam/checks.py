@@ -1,4 +1,4 @@
-"""What `GradCAM` is given and what a model gives it, checked. A refusal says what was found, what to do."""
+"""Checks of the arguments of `GradCAM` and of what a model returns, with one-line errors."""
 from itertools import chain
 
 import torch

@@ -1,4 +1,4 @@
-"""Does a map show what the net looks at? Insertion and deletion (RISE: Petsiuk, Das & Saenko 2018).
+"""Faithfulness of maps: insertion and deletion curves (RISE: Petsiuk, Das & Saenko 2018).
 
     out = GradCAM(net, "layer3")(xb)
     maps = upsample(out.raw, xb.shape[-2:])                          # signed: a ReLU would leave ties

@@ -1,4 +1,4 @@
-"""The pictures of a data set under one index: worker processes share them, an exported Learner holds none.
+"""All pictures of a data set under one index, shared by worker processes, left out of an exported Learner.
 
     store = PictureStore(load_data("digits"))
     store[0], store.y[0], store.name(0)      # (32,32,3) uint8, its label, what a person can find it by

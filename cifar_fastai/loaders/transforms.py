@@ -1,4 +1,4 @@
-"""The two Albumentations transforms of our own: padding with a random crop in one, and a light cutout."""
+"""Two Albumentations transforms: `PadCrop` (pad and random crop in one) and a light `Cutout`."""
 import albumentations as A
 import cv2
 

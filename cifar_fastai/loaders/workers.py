@@ -1,4 +1,4 @@
-"""Processes that make batches and stay from epoch to epoch; where one dies or hangs, that is said soon.
+"""Worker processes that make batches and live as long as the loader; one that dies or hangs raises soon.
 
     workers = Workers(make_batch, n=2)
     for batch in workers.batches(keys, where=str): ...
@@ -148,5 +148,5 @@ def _begin(_):
 def worker_failed(what: str, where: str) -> str:
     "What to say of a worker process that is dead or late"
     lines = what.strip().splitlines()
-    told = lines[-1 if lines[0].startswith("Caught ") else 0].rstrip(". ")   # "Caught": a traceback follows
-    return f"a worker process failed at {where}: {told}. Try num_workers=0 (--workers 0) to see where."
+    error = lines[-1 if lines[0].startswith("Caught ") else 0].rstrip(". ")   # "Caught": a traceback follows
+    return f"a worker process failed at {where}: {error}. Try num_workers=0 (--workers 0) to see where."

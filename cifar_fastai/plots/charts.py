@@ -1,4 +1,4 @@
-"""Charts of plain numbers: a run's curves and what its predictions add up to.
+"""Charts: training curves, range test, schedule, confusion matrix, per-class bars, calibration.
 
     plot_curves(pd.read_csv("history.csv"))
     plot_lr_find(lrs, losses, {"valley": .02, "steep": .1}, chosen=.02)
@@ -31,7 +31,7 @@ def plot_curves(
     history,     # a table or rows of epoch, train_loss, valid_loss, accuracy (0…1); other columns are ignored
     **kwargs,    # for the figure: figsize, dpi
 ) -> Figure:
-    "Loss and accuracy over the epochs. A validation loss that stood far above all else is cut, and said"
+    "Loss and accuracy over the epochs. A validation loss far above all others is cut, with a note"
     h = pd.DataFrame(history)
     panels = 1 + ("accuracy" in h)
     kwargs.setdefault("figsize", (4.4 * panels, 3.2))
@@ -120,7 +120,7 @@ def plot_lr_find(
 
 
 def plot_matrix(
-    shares: np.ndarray,                  # (C,C): which share of true row was called column
+    shares: np.ndarray,                  # (C,C): share of true row predicted as column
     names: Sequence[str],
     texts: np.ndarray | None = None,     # (C,C): what to write into the cells
     title: str = "",

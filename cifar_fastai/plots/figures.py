@@ -1,4 +1,4 @@
-"""Pieces of matplotlib that every figure here is made of.
+"""Grids of pictures with texts, heat map overlays, and saving figures.
 
     fig = show_grid(pictures, ["cat", "dog"])            # in a notebook: drawn once, at the cell's end
     with offscreen(): save_figure(show_grid(pictures), "figures/batch.png")
@@ -112,7 +112,7 @@ def short(
 
 
 def percent(p: float) -> str:
-    "A share as people say it: 97 %, with a decimal where that tells more: 0.3 %, 99.8 %"
+    "A share in per cent: 97 %, with a decimal near the ends: 0.3 %, 99.8 %"
     return f"{100 * p:.1f} %" if .0005 <= p < .0095 or .995 <= p < .9995 else f"{100 * p:.0f} %"
 
 

@@ -1,4 +1,4 @@
-"""Runs side by side: a table, curves over each other, means over seeds, what one confuses and another not.
+"""Compare runs: a table with means over seeds, curves over each other, differences of confusion matrices.
 
     python -m recipes compare runs/a runs/b-seeds --out comparison
     compare_runs(["runs/a", "runs/b-seeds"], "comparison")
@@ -33,7 +33,7 @@ class SavedRun:
     results: dict              # of results.json
     recipe: dict               # of recipe.json, under dotted names
     history: pd.DataFrame      # a row an epoch
-    confusion: np.ndarray      # (C,C) counts, row: true class, column: what it was called
+    confusion: np.ndarray      # (C,C) counts, row: true class, column: predicted class
 
     @property
     def classes(self) -> list[str]: return list(self.results["accuracy_per_class"])
@@ -49,7 +49,7 @@ class Group:
         "That number of each run which has it"
         return [r.results[name] for r in self.runs if name in r.results]
 
-    def shares(self) -> np.ndarray:     # (C,C): which share of true row was called column, mean over runs
+    def shares(self) -> np.ndarray:     # (C,C): share of true row predicted as column, mean over runs
         "The mean confusion of the runs"
         return np.mean([r.confusion / np.maximum(r.confusion.sum(1, keepdims=True), 1) for r in self.runs], 0)
 
@@ -192,7 +192,7 @@ def plot_results(groups: list[Group]) -> Figure:
 
 
 def plot_confusion_difference(first: Group, others: list[Group]) -> Figure:
-    "How much more often (red) or less often (blue) each group calls true row column than the first one does"
+    "Difference of confusion matrices: each group minus the first one, in percentage points"
     names = [short(c, 14) for c in first.runs[0].classes]
     diffs = [100 * (g.shares() - first.shares()) for g in others]
     most, n = max(1e-9, *(np.abs(d).max() for d in diffs)), len(names)

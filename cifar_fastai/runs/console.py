@@ -1,4 +1,4 @@
-"""Lines for people: what this package's logger says, on stdout and in a run's log file.
+"""The lines of this package's logger on stdout and in a run's log file, and errors in one line.
 
     with lines_to("runs/demo/log.txt"): logging.getLogger("cifar_fastai").info("data  digits")
 """
@@ -20,7 +20,7 @@ __all__ = ["OutOfMemory", "lines_to", "plain_failures"]
 
 
 class _Shown(logging.StreamHandler):
-    "Lines on stdout until its reader is gone: then the run goes on, and the log file has the rest"
+    "Lines on stdout; where its reader has closed the pipe the run goes on, and the log file has the rest"
     def handleError(self, record):
         if not isinstance(sys.exc_info()[1], BrokenPipeError): return super().handleError(record)
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -37,7 +37,7 @@ class _Kept(logging.FileHandler):
                         "Make room, then go on with --resume.")
 
     def close(self):
-        with suppress(OSError): super().close()           # what did not fit has been told
+        with suppress(OSError): super().close()           # the error was raised before
 
 
 def _shown_from(log: logging.Logger) -> float:
@@ -88,7 +88,7 @@ def plain_failures(
     folder: str | Path,   # of the run
     bs: int,              # pictures a batch, as asked for
 ):
-    """Memory or disk that runs out is told in one line, a signal with what to do next.
+    """Turn out-of-memory, disk-full and signals into one-line errors that name the last checkpoint.
     Raises: OutOfMemory, SaveError, Stopped"""
     try: yield
     except Stopped as stop:

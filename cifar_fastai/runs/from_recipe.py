@@ -1,4 +1,4 @@
-"""What the values of a recipe become in fastai's terms. `one_run` puts it together.
+"""Turn the values of a recipe into fastai's terms: data, rate, callbacks.
 
     pictures = load_pictures(recipe, "digits")
     settled(recipe, pictures).bs                 # 64: batches of 512 would leave two steps an epoch

@@ -1,4 +1,4 @@
-"""What a run writes while it trains: history.csv and TensorBoard. Both go on where a resumed run left off.
+"""Callbacks that write history.csv and TensorBoard logs; both continue after a resume.
 
     board = TensorBoardLog("runs/demo/tensorboard")
     learn.fit_one_cycle(20, 0.1, cbs=[History("runs/demo/history.csv"), board])

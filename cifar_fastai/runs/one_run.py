@@ -17,7 +17,6 @@ from ..loaders import cifar_dataloaders
 from ..parts import LRFind, OneCycle
 from ..recipe import Recipe
 from ..training import ImageLearner, cifar_learner
-from .bookkeeping import Run, keep_books
 from .from_recipe import (
     check_names,
     choose_rate,
@@ -30,6 +29,7 @@ from .from_recipe import (
     suggestions_of,
 )
 from .report import FoundRate, write_data, write_interpretation, write_training
+from .run_writer import Run, open_run
 
 __all__ = ["find_lr", "fit", "learner_of", "train"]
 
@@ -51,26 +51,26 @@ def train(
     """Train `recipe` on `data`, explain the result on the test set and leave it all in a folder.
     Raises: InputError for a wrong input, before training starts; Stopped after a signal."""
     check_names(recipe)
-    with keep_books(recipe, out, resume, checkpoint_minutes, quiet) as books:
-        split = books.before.get("data_split") if split is None else split     # of the run that is resumed
+    with open_run(recipe, out, resume, checkpoint_minutes, quiet) as writer:
+        split = writer.before.get("data_split") if split is None else split     # of the run that is resumed
         learn = learner_of(recipe, data, unverified=unverified, split=split, workers=workers, device=device,
-                           precision=books.before.get("precision"))
-        books.begin(learn, data, split)
+                           precision=writer.before.get("precision"))
+        writer.begin(learn, data, split)
 
-        found = books.rate_found() or find_lr(recipe, learn)
-        books.keep_rate(found)
-        write_data(books.folder, learn.dls)
+        found = writer.rate_found() or find_lr(recipe, learn)
+        writer.keep_rate(found)
+        write_data(writer.folder, learn.dls)
 
         maps = GradCAMCallback(recipe.explain.layer, every=recipe.explain.every,
-                               path=books.folder / "figures" / "gradcam_epochs.png")
-        fit(recipe, learn, found.chosen, cbs=[*books.callbacks(), maps, *L(cbs)])
-        write_training(books.folder, **books.recorded(), found=found if found.lrs else None)
+                               path=writer.folder / "figures" / "gradcam_epochs.png")
+        fit(recipe, learn, found.chosen, cbs=[*writer.callbacks(), maps, *L(cbs)])
+        write_training(writer.folder, **writer.recorded(), found=found if found.lrs else None)
 
         interp = ImageInterpretation.from_learner(learn, ds_idx=len(learn.dls.loaders) - 1,   # the test set
                                                   tta=False if recipe.tta == "none" else recipe.tta)
-        write_interpretation(books.folder, interp, layer=recipe.explain.layer,   # top losses, Grad-CAM …
+        write_interpretation(writer.folder, interp, layer=recipe.explain.layer,   # top losses, Grad-CAM …
                              n=recipe.explain.gallery)
-        return books.finish(interp, found)
+        return writer.finish(interp, found)
 
 
 def learner_of(

@@ -138,7 +138,7 @@ def write_interpretation(
 
 def plot_layers(
     interp: ImageInterpretation,
-    n: int = 4,            # mistakes, and as many pictures that were called what they are
+    n: int = 4,            # mistakes, and as many correct predictions
     **kwargs,              # for `Gallery.plot_gradcam`
 ) -> Figure:
     "The worst mistakes and the surest right answers, a class each, with the evidence in `layer1` … `layer4`"

@@ -1,4 +1,4 @@
-"""The folder of a run: chosen when it starts, with what was decided then; sealed when it is whole.
+"""The run folder: choose it, lock it, write recipe.json, list its files with sha256 when it is complete.
 
     folder = choose_folder(recipe, "runs/demo", resume=False)
     begin(folder, recipe, decided, resume=False)     # before training; `decided`: data, precision, device

@@ -1,4 +1,4 @@
-"""The same recipe with several seeds: a result is a mean ± sd with n beside it.
+"""Train one recipe with several seeds: mean ± sd and n.
 
     train_seeds(recipe, "cifar10", [1, 2, 3], out="runs/three")
 """

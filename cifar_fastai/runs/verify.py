@@ -1,4 +1,4 @@
-"""Is a run folder whole, and do its files agree? `python -m recipes verify runs/demo`
+"""Verify a run folder: are its files complete, and do they agree? `python -m recipes verify runs/demo`
 
 Compares every file with SHA256SUMS, the results with the predictions, the weights with the last checkpoint.
 """
@@ -25,7 +25,7 @@ NEEDED = ("results.json", "history.csv", "recipe.json", "weights.safetensors", "
 
 def verify_run(
     folder: str | Path,                # of a run
-) -> tuple[list[str], list[str]]:      # what is wrong, and what is merely worth knowing; lines for people
+) -> tuple[list[str], list[str]]:      # faults, and notes: lines to print
     "Look at every file of a run. Raises: InputError where `folder` is no run's"
     folder = Path(folder)
     if not folder.is_dir(): raise InputError(f"{folder} is no folder. Give the folder of a run.")
@@ -84,7 +84,7 @@ def _recipe(folder: Path) -> Iterator[str]:
 
 
 def _predictions(folder: Path) -> Iterator[str]:
-    "The numbers of results.json, once more from predictions.csv"
+    "The numbers of results.json, computed again from predictions.csv"
     if not (folder / "results.json").exists() or not (folder / "predictions.csv").exists(): return
     results, rows = read_json(folder / "results.json"), _rows(folder / "predictions.csv")
     try:

@@ -1,4 +1,4 @@
-"""`DataLoaders` and a net become a trained fastai `Learner`.
+"""Train: a fastai `Learner` with its range test, schedules, losses, optimisers and regularisers.
 
 In: `DataLoaders` and a net, by name, function or module. Out: an ordinary `Learner`, with `lr_find` and
 `fit_one_cycle` as its users know them.

@@ -1,4 +1,4 @@
-"""Small fastai callbacks, each the size of its idea. Every one works on a stock Learner too.
+"""Small fastai callbacks: progress bars, epoch table, seeds per epoch. They work on a stock Learner too.
 
     learn.add_cbs([WatchProgress(), EpochTable()])
 """

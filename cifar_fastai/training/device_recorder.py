@@ -1,4 +1,4 @@
-"""fastai's Recorder and its means, kept on the device: a GPU is not waited for at every batch."""
+"""fastai's Recorder with losses and metrics kept on the device: no synchronisation per batch on a GPU."""
 import torch
 from fastai.learner import AvgLoss, AvgMetric, AvgSmoothLoss, Recorder
 from fastai.torch_core import find_bs

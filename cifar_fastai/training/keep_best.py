@@ -1,4 +1,4 @@
-"""Choosing by pictures that were kept from training: the weights of the best epoch. Never by the test set.
+"""`KeepBest`: the weights of the epoch that is best on a holdout, never on the test set.
 
     learn.fit(20, cbs=KeepBest())          # afterwards the Learner has the weights of its best epoch
 """

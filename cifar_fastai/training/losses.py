@@ -1,4 +1,4 @@
-"""The losses that a recipe can name, as fastai losses: they also make probabilities and classes of outputs.
+"""Losses by name, as fastai losses with their activation and decoding.
 
     learn = cifar_learner(dls, my_net, loss_func="nll")      # a net that ends in log_softmax
 """

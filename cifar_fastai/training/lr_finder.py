@@ -33,8 +33,8 @@ def peak(
     factor: float = 1.0,    # of the rate where the loss is lowest
 ) -> tuple:                 # the rate, and the point of the curve
     """A peak for the one-cycle of SGD: the rate where the loss is lowest, or so many times it. A net that was
-    warmed up bears more than one that meets each rate for a single batch: `peak_factor` tells how much by the
-    length of the warm-up; `lr_find(n_epoch=…)` and recipes go by it. Adam wants an eighth of that, a
+    warmed up takes a higher rate than one that meets each rate for a single batch: `peak_factor` gives how
+    much by the length of the warm-up, for `lr_find(n_epoch=…)` and recipes. Adam wants an eighth of that, a
     constant rate fastai's `minimum`, a tenth of the rate with the lowest loss. The bottom is sought before
     the loss stands 5 % above its beginning (nets with batch norm come back from there, but not by learning),
     the peak before it stands 50 % above"""
@@ -87,8 +87,8 @@ class LRSweep(LRFinder):
 def peak_factor(
     steps: float,    # in which the rate rises, until its peak
 ) -> float:
-    """How many times the rate with the lowest loss a one-cycle bears as its peak: once for every 40 steps of
-    warm-up, but from a half to four times. Chosen on a holdout: docs/predecessors.md has the measurements"""
+    """How many times the rate with the lowest loss a one-cycle can have as its peak: once for every 40 steps
+    of warm-up, but from a half to four times. Chosen on a holdout: docs/predecessors.md has the figures"""
     return max(0.5, min(4.0, steps / 40))
 
 

@@ -1,4 +1,4 @@
-"""What holds a net back from learning its training pictures by heart, and its steps from being too long.
+"""Regularisers as callbacks: L1 penalty, gradient clipping, MixUp and CutMix.
 
     learn.fit_one_cycle(24, 0.4, cbs=[L1Loss(1e-5), ClipGradients(value=0.1), mixing(mixup=0.4)])
 """

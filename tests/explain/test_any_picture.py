@@ -73,9 +73,9 @@ def test_figure_says_what_was_said_and_what_is_true(ours, learnable):
     for i, k in enumerate([0, 5, 9]):
         (above, below), *rest = found[3 * i:3 * i + 3]
         said, true = probs[i].argmax().item(), learnable.y_test[k]
-        assert above == f"said {CLASSES[said]} ({percent(probs[i, said].item())})"
+        assert above == f"pred {CLASSES[said]} ({percent(probs[i, said].item())})"
         p = probs[i, true]
-        assert below == f"is {CLASSES[true]} ({percent(p.item())})\nloss {-p.log():.2f}"
+        assert below == f"true {CLASSES[true]} ({percent(p.item())})\nloss {-p.log():.2f}"
         assert rest == [(f"why {CLASSES[said]}", "layer1"), (f"why {CLASSES[said]}", "layer3")]
         assert fig.axes[4 * i].title.get_color() == (GOOD if said == true else BAD)
     assert fig.axes[-1].get_xlabel() == "evidence for the class" and list(cam.maps) == ["layer1", "layer3"]

@@ -41,8 +41,8 @@ def test_each_mistake_is_shown_with_both_classes_and_their_own_probabilities(int
     for i, x, (above, below) in zip(idx, shown(fig), texts(fig)):
         said, true = interp.decoded[i], interp.targs[i]
         assert said != true and interp.preds[i, said] > interp.preds[i, true]
-        assert above.startswith(f"said {interp.names[said][:8]}")
-        assert below.startswith(f"is {interp.names[true][:8]}")
+        assert above.startswith(f"pred {interp.names[said][:8]}")
+        assert below.startswith(f"true {interp.names[true][:8]}")
         assert above.endswith(f" ({percent(interp.preds[i, said].item())})")
         assert below.endswith(f" ({percent(interp.preds[i, true].item())})")
         np.testing.assert_allclose(x, picture(i), atol=1e-6)
@@ -102,7 +102,7 @@ def test_sheet_puts_each_mistake_beside_its_evidence(interp):
     for n, i in enumerate(idx):
         (above, _), *rest = found[5 * n:5 * n + 5]
         said, true = (interp.names[c[i]][:8] for c in (interp.decoded, interp.targs))
-        assert above.startswith(f"said {said}") and [t for _, t in rest] == ["layer2", "layer3"] * 2
+        assert above.startswith(f"pred {said}") and [t for _, t in rest] == ["layer2", "layer3"] * 2
         words = [f"why {said}"] * 2 + [f"where {true}"] * 2
         assert all(title.startswith(w) for (title, _), w in zip(rest, words))
         np.testing.assert_allclose(pictures[5 * n], picture(i), atol=1e-6)
@@ -146,7 +146,8 @@ def test_explaining_leaves_the_learner_as_it_was(learn, interp):
 
 def test_one_picture_is_shown_with_what_was_said(interp):
     (above, below), = texts(interp.show_at(3))
-    assert above == f"said {interp.said(3)}" and below == f"is {interp.truth(3)}\nloss {interp.losses[3]:.2f}"
+    assert above == f"pred {interp.predicted_label(3)}"
+    assert below == f"true {interp.true_label(3)}\nloss {interp.losses[3]:.2f}"
 
 
 def test_a_layer_is_chosen_for_the_nets_that_people_have():

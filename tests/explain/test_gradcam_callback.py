@@ -51,7 +51,8 @@ class Witness(Callback):
     def __init__(self, cam): self.cam, self.seen = cam, {}
     def after_epoch(self):
         cam, epoch = self.cam, self.epoch + 1
-        maps = plain_maps(self.learn.model, cam.inputs, cam.layer, target=cam.said[epoch], method=cam.method)
+        maps = plain_maps(self.learn.model, cam.inputs, cam.layer, target=cam.predicted[epoch],
+                          method=cam.method)
         self.seen[epoch] = maps
 
 
@@ -84,7 +85,7 @@ def test_maps_are_of_the_same_pictures_in_every_set(learner, learnable):
     assert list(cam.maps) == [0, 2, 3] and cam.pictures.shape == (3, 16, 16, 3)
     xb = next(iter(dl.new(bs=48)))[0][[5, 0, 17]]
     xb = xb.as_subclass(torch.Tensor)
-    close(cam.maps[3], plain_maps(learn.model, xb, "layer2", target=cam.said[3]), atol=1e-4)
+    close(cam.maps[3], plain_maps(learn.model, xb, "layer2", target=cam.predicted[3]), atol=1e-4)
     np.testing.assert_allclose(cam.pictures, learnable.x_test[[5, 0, 17]] / 255, atol=1e-6)
     assert not torch.allclose(cam.maps[0], cam.maps[3], atol=.01)
 
@@ -147,7 +148,7 @@ def test_several_layers_are_taken_from_one_pass(learner):
 @pytest.mark.parametrize("target, classes", [("true", None), (2, [2] * 4), ("dog", [1] * 4)])
 def test_maps_are_for_the_class_asked_for(learner, target, classes):
     cam = fitted(learner(), epochs=1, n=4, target=target)
-    assert cam.said[1].tolist() == (classes or cam.ys.tolist())
+    assert cam.predicted[1].tolist() == (classes or cam.ys.tolist())
 
 
 def test_pictures_from_elsewhere_can_be_watched(learner, tmp_path):
@@ -183,7 +184,7 @@ def test_it_works_on_vision_learner_and_png_files(tmp_path):
     assert list(cam.raw[2]) == ["0"] and list(cam.maps) == [0, 2]
     xb, _ = dls.valid.new(bs=6).one_batch()
     picked = _of_each(dls.valid.dataset, 4, 2)
-    want = plain_maps(learn.model, xb.as_subclass(torch.Tensor)[picked], "0", target=cam.said[2])
+    want = plain_maps(learn.model, xb.as_subclass(torch.Tensor)[picked], "0", target=cam.predicted[2])
     close(cam.maps[2], want, atol=1e-4)
     assert Image.open(tmp_path / "strip.png").width > 300
 
@@ -283,7 +284,7 @@ def test_strip_has_a_row_for_each_set_with_the_class_below_each_map(learner):
     assert [ax.get_ylabel() for ax in fig.axes] == ["picture", "epoch 0", "epoch 2", "epoch 3"]
     assert [t.get_text() for t in fig.axes[0].texts] == list(CLASSES)
     for ax, epoch in zip(fig.axes[1:], (0, 2, 3)):
-        said = cam.said[epoch].tolist()
+        said = cam.predicted[epoch].tolist()
         assert [t.get_text() for t in ax.texts] == [CLASSES[c] for c in said]
         assert [t.get_color() == GOOD for t in ax.texts] == [c == y for c, y in zip(said, cam.ys.tolist())]
         np.testing.assert_allclose(ax.images[1].get_array(), cam._overlays(cam.raw[epoch]["layer2"])[1])
@@ -292,7 +293,7 @@ def test_strip_has_a_row_for_each_set_with_the_class_below_each_map(learner):
 def test_of_many_sets_the_strip_shows_some_from_the_first_to_the_last(learner):
     cam = fitted(learner(), epochs=1)
     cam.raw = dict.fromkeys(range(100), cam.raw[1])
-    cam.said = dict.fromkeys(range(100), cam.said[1])
+    cam.predicted = dict.fromkeys(range(100), cam.predicted[1])
     labels = [ax.get_ylabel() for ax in cam.strip(rows=5).axes]
     assert labels == ["picture", "epoch 0", "epoch 25", "epoch 50", "epoch 74", "epoch 99"]
 
@@ -359,4 +360,4 @@ def test_a_resumed_fit_has_the_maps_of_the_whole(learner, tmp_path):
     learner().fit(4, .01, cbs=[cam, Checkpoint(tmp_path, resume=True)])
     assert list(cam.maps) == list(whole.maps) == [0, 1, 2, 3, 4]
     for epoch, m in whole.maps.items():
-        assert torch.equal(cam.maps[epoch], m) and torch.equal(cam.said[epoch], whole.said[epoch])
+        assert torch.equal(cam.maps[epoch], m) and torch.equal(cam.predicted[epoch], whole.predicted[epoch])

@@ -129,7 +129,7 @@ def boxes(fig, side):
 
 @pytest.mark.parametrize("n, title", [(1, ""), (2, "Mistakes"), (3, ""), (5, "Mistakes")])
 def test_no_text_is_cut_off_or_runs_into_another(n, title):
-    left, right = Tile(GREY, "said automobile 100 %", "is bird 1 %\nloss 10.2"), Tile(GREY, "where airplane")
+    left, right = Tile(GREY, "pred automobile 100 %", "true bird 1 %\nloss 10"), Tile(GREY, "where airplane")
     fig = show_tiles([[left, right]] * n, title=title)
     if n > 1: add_colorbar(fig)
     page = fig.bbox
@@ -141,7 +141,7 @@ def test_no_text_is_cut_off_or_runs_into_another(n, title):
 
 
 def test_control_names_that_are_too_long_do_run_into_another():
-    found = boxes(show_tiles([[Tile(GREY, "said automobile automobile automobile")]] * 5), "above")
+    found = boxes(show_tiles([[Tile(GREY, "pred automobile automobile automobile")]] * 5), "above")
     assert any(a.overlaps(b) for i, a in enumerate(found) for b in found[:i])
 
 

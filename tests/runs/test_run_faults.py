@@ -18,8 +18,8 @@ from benchmarks import faults
 from cifar_fastai import files as saving, models
 from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.checkpoints.store import CheckpointStore
-from cifar_fastai.runs import bookkeeping, from_recipe, one_run as runs, report
-from cifar_fastai.runs.bookkeeping import Books
+from cifar_fastai.runs import from_recipe, one_run as runs, report, run_writer
+from cifar_fastai.runs.run_writer import RunWriter
 from cifar_fastai.runs.verify import verify_run
 from cifar_fastai.training import lr_finder as finder
 from cifar_fastai.training.learner import ImageLearner
@@ -85,8 +85,8 @@ def test_F1_a_process_from_the_shell_is_killed_and_gone_on_with(tmp_path, learna
 
 STAGES = {"before the data is read": (runs, "learner_of"), "after recipe.json": (saving, "save_atomically"),
           "in the range test": (finder, "_judged"), "before the fit": (runs, "fit"),
-          "before the figures": (runs, "write_training"), "before the results": (Books, "_results"),
-          "before the sums": (bookkeeping, "seal")}
+          "before the figures": (runs, "write_training"), "before the results": (RunWriter, "_results"),
+          "before the sums": (run_writer, "seal")}
 
 
 SLOW = ("before the fit", "before the results", "after recipe.json")
@@ -133,7 +133,7 @@ def test_F1_tensorboard_shows_a_resumed_run_like_an_undisturbed_one(tmp_path):
     folder = tmp_path / "run"
     flags = "--out", folder, "--checkpoint-minutes", 0
     assert run(*flags, prepare=lambda: at(ImageLearner, "_do_epoch_validate", kill, 1))[0] == -signal.SIGKILL
-    assert run("--resume", folder, prepare=lambda: at(bookkeeping, "seal", kill))[0] == -signal.SIGKILL
+    assert run("--resume", folder, prepare=lambda: at(run_writer, "seal", kill))[0] == -signal.SIGKILL
     resumed(folder)
     assert scalars(folder / "tensorboard") == scalars(whole() / "tensorboard")
 

@@ -10,7 +10,7 @@ import torch
 from process import at, run, send, whole
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.runs import bookkeeping, one_run as runs
+from cifar_fastai.runs import one_run as runs, run_writer
 from cifar_fastai.runs.verify import verify_run
 from recipes.__main__ import main
 
@@ -35,7 +35,7 @@ def flip(path):
 
 def unseal(folder):
     "Let the sums vouch for what is there now: the forger's way"
-    bookkeeping.seal(folder)
+    run_writer.seal(folder)
 
 
 def edit(path, **fields): path.write_text(json.dumps(json.loads(path.read_text()) | fields))

@@ -1,9 +1,9 @@
-"""What stands around a run: lock, log lines, signals, checkpoints, numbers, and the seal at its end.
+"""Write a run folder while a recipe is trained: lock, log lines, signals, checkpoints, results.json, checksums.
 
-    with keep_books(recipe, "runs/demo") as books:
-        books.begin(learn, recipe, "digits")
-        fit(recipe, learn, rate, cbs=books.callbacks())
-        run = books.finish(interp, found)
+    with open_run(recipe, "runs/demo") as writer:
+        writer.begin(learn, recipe, "digits")
+        fit(recipe, learn, rate, cbs=writer.callbacks())
+        run = writer.finish(interp, found)
 """
 import logging
 import time
@@ -29,7 +29,7 @@ from .logs import History, TensorBoardLog
 from .report import FoundRate, numbers, write_predictions
 from .run_folder import begin, begun, choose_folder, gone_unless_begun, locked, seal, training_fields
 
-__all__ = ["Books", "Run", "keep_books"]
+__all__ = ["RunWriter", "Run", "open_run"]
 
 log = logging.getLogger("cifar_fastai")
 
@@ -49,22 +49,22 @@ class Run:
 
 
 @contextmanager
-def keep_books(
+def open_run(
     recipe: Recipe,
     out: str | Path | None = None,   # run folder; None: a new one in ./runs
     resume: bool = False,
     checkpoint_minutes: float | None = None,
     quiet: bool = False,
-) -> Iterator["Books"]:
+) -> Iterator["RunWriter"]:
     "Hold the run's folder, show and keep its lines, stop in time after a signal. Raises: InputError"
     folder = choose_folder(recipe, out, resume)
     with gone_unless_begun(folder), locked(folder), plain_failures(folder, recipe.bs), \
          lines_to(folder / "log.txt", quiet), StopOnSignal() as stop:
-        yield Books(recipe, folder, stop, resume, checkpoint_minutes)
+        yield RunWriter(recipe, folder, stop, resume, checkpoint_minutes)
 
 
-class Books:
-    "The folder of a run while it is made"
+class RunWriter:
+    "The folder of a run while the recipe is trained"
 
     def __init__(self, asked: Recipe, folder: Path, stop: StopOnSignal, resume: bool, checkpoint_minutes):
         self.asked, self.folder, self.stop, self.resume = asked, folder, stop, resume
