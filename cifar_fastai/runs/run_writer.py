@@ -1,4 +1,4 @@
-"""Write a run folder while a recipe is trained: lock, log lines, signals, checkpoints, results.json, checksums.
+"""Write a run folder while a recipe trains: lock, log lines, signals, checkpoints, results, checksums.
 
     with open_run(recipe, "runs/demo") as writer:
         writer.begin(learn, recipe, "digits")

@@ -14,10 +14,10 @@ from cifar_fastai.training.learner import ImageLearner
 EVENTS = "(self, f, event_type, ex, final=noop)"
 SIGNATURES = {   # of fastai 2.8.12; private ones first
     "Learner._call_one": "(self, event_name)", "Learner._with_events": EVENTS,
-    "Learner._split": "(self, b)", "Learner._set_device": "(self, b)",
+    "Learner._split": "(self, b)",
     "Learner._do_epoch_validate": "(self, ds_idx=1, dl=None)",
     "ProgressCallback._launch_pbar": "(self)",
-    "Learner.__call__": "(self, event_name)", "Learner.__exit__": "(self, exc_type, exc_value, tb)",
+    "Learner.__exit__": "(self, exc_type, exc_value, tb)",
     "Learner.no_bar": "(self)", "Learner.create_opt": "(self)",
     "Learner.add_cb": "(self, cb)", "Learner.remove_cb": "(self, cb)",
     "Learner.fit": "(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, start_epoch=0)",
