@@ -114,8 +114,9 @@ def _label(name: str, run: SavedRun, same: list[SavedRun]) -> str:
     differ = [k for k in run.recipe if k != "seed" and any(o.recipe.get(k) != run.recipe[k] for o in same)]
     if len({_pictures(o) for o in same}) > 1: differ.append("data")
     shown = {**run.recipe, "data": run.results["data"]}
-    said = ", ".join(f"{k}={shown[k]}" for k in differ if not isinstance(shown[k], dict))
-    return f"{name} ({said or 'another aug'})"
+    values = [f"{k}={shown[k]}" for k in differ]
+    more = f", {len(values) - 4} more" if len(values) > 5 else ""
+    return f"{name} ({', '.join(values[:4 if more else 5])}{more})"
 
 
 def _spread(values: list[float], form: str, scale: float = 1.0) -> str:
