@@ -125,8 +125,8 @@ def _run(recipe: Recipe, args, out, resume: bool) -> None:
 def _bring(source: str, size: int, args) -> None:
     "Fetch or refuse data that is not here, before the seconds that fastai takes to be imported"
     if source == "digits": return
-    from .data import search, sources as data
-    if source in data.NAMES: here = os.environ.get(f"{source.upper()}_DIR") or search.already_here(source)
+    from . import data
+    if source in data.NAMES: here = os.environ.get(f"{source.upper()}_DIR") or data.already_here(source)
     else: here = os.path.exists(os.path.expanduser(source))
     if here: return
     from .runs import lines_to

@@ -28,7 +28,10 @@ def imports(path: Path) -> list[tuple[str, ...]]:
         at = base[:len(base) - node.level + 1] if node.level else ()
         module = (node.module or "").split(".")[0 if node.level else 1:]
         module = (*at, *filter(None, module))
-        found += [module] if module else [(a.name,) for a in node.names]
+        inside = HOUSE.joinpath(*module) if module else None
+        for a in node.names:     # a name of the door, or a module past it
+            past = not module or (inside / f"{a.name}.py").exists()
+            found.append((*module, a.name) if past else module)
     return found
 
 
@@ -55,11 +58,13 @@ def test_a_room_imports_only_what_stands_below_it_and_through_its_door(path):
 
 @pytest.mark.parametrize("line, fault", [
     ("from ..runs import train", "is not below"), ("def f():\n    from .. import cli", "is not below"),
-    ("from ..data.folders import read", "past the door"), ("import cifar_fastai.runs", "is not below"),
+    ("from ..data.folders import read", "past the door"), ("from ..data import folders", "past the door"),
+    ("import cifar_fastai.runs", "is not below"),
     ("from cifar_fastai.gradcam.cam import A", "past the door"), ("from ..attic import f", "no floor")])
 def test_a_wrong_import_is_noticed(line, fault, tmp_path, monkeypatch):
     room = tmp_path / "training" / "room.py"
-    room.parent.mkdir()
+    for folder in ("training", "data"): (tmp_path / folder).mkdir()
+    (tmp_path / "data" / "folders.py").touch()
     room.write_text(line + "\n")
     monkeypatch.setattr(f"{__name__}.HOUSE", tmp_path)
     assert len(faults(room)) == 1 and fault in faults(room)[0]
@@ -92,8 +97,8 @@ def test_a_folder_has_at_most_ten_rooms_and_a_room_at_most_260_lines():
 
 def test_the_house_does_not_grow_unseen():
     "The goal is 55 rooms and 7,000 lines: lower these with each step towards it"
-    assert len([p for p in ROOMS if p.stem != "__init__"]) <= 62
-    assert sum(len(p.read_text().splitlines()) for p in ROOMS) < 9090
+    assert len([p for p in ROOMS if p.stem != "__init__"]) <= 60
+    assert sum(len(p.read_text().splitlines()) for p in ROOMS) < 9065
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -3,11 +3,11 @@
 In: a name ("cifar10", "digits"), an archive, or a folder or .zip of pictures. Out: one `ImageData`, whose
 fingerprint stands for every pixel and label.
 
-Read image_data first (what comes out), then sources (where it comes from) and search (where CIFAR may lie).
+Read image_data first (what comes out), then sources (where it comes from, and where CIFAR may lie).
 A folder of your own: trees (a folder or .zip), layouts and label_tables (which picture is of which class),
 pictures (one file), folders (all of them, cached). The official files: archives and archive_members.
 """
 from .image_data import ImageData
-from .sources import load_data, read_picture
+from .sources import NAMES, already_here, load_data, read_picture
 
-__all__ = ["ImageData", "load_data", "read_picture"]
+__all__ = ["ImageData", "NAMES", "already_here", "load_data", "read_picture"]

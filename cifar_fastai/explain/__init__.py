@@ -3,7 +3,7 @@
 In: a trained fastai `Learner`. Out: `ImageInterpretation`, a `ClassificationInterpretation` that predicts
 once, with figures, tables and Grad-CAM maps; `gradcam_of` for any picture.
 
-Read predict first (one pass over the pictures), then interpretation and metrics (numbers), gallery and
+Read predict first (one pass over the pictures), then interpretation (numbers), gallery and
 any_picture (pictures), and gradcam_callback (maps while training).
 """
 from .any_picture import gradcam_of

@@ -16,7 +16,7 @@ from made import alone, file_of, picture_folder, pictures, shuffled, some_data, 
 from official import BIN10, BIN100, PY10, PY100, info, members_of, pickled, rows_of, tar, unpacked
 from PIL import Image
 
-from cifar_fastai.data import archive_members as batches, archives, folders, search
+from cifar_fastai.data import archive_members as batches, archives, folders, sources as search
 from cifar_fastai.data.archives import read_official
 from cifar_fastai.data.pictures import read_picture
 from cifar_fastai.data.sources import load_data, shared_pictures

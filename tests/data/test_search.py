@@ -8,7 +8,7 @@ import pytest
 from made import alone, pictures, shuffled, some_data  # noqa: F401  alone is a fixture
 from official import NAMES10, PY10, PY100, members_of, tar, unpacked
 
-from cifar_fastai.data import archives, search
+from cifar_fastai.data import archives, sources as search
 from cifar_fastai.data.sources import load_data
 from cifar_fastai.errors import InputError
 

@@ -12,7 +12,7 @@ from made import alone, pictures, shuffled, some_data  # noqa: F401  alone is a 
 from official import NAMES10, PY10, members_of, rows_of, tar
 from PIL import Image
 
-from cifar_fastai.data import search
+from cifar_fastai.data import sources as search
 from cifar_fastai.data.sources import content_keys, load_data, shared_pictures, statistics
 from cifar_fastai.errors import InputError
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from cifar_fastai.explain.metrics import calibration, per_class
+from cifar_fastai.explain.interpretation import calibration, per_class
 
 
 @pytest.fixture

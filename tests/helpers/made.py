@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_fastai.data import search
+from cifar_fastai.data import sources as search
 from cifar_fastai.data.image_data import ImageData
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cifar_fastai.explain.metrics import calibration, per_class
+from cifar_fastai.explain.interpretation import calibration, per_class
 from cifar_fastai.plots.charts import (
     plot_bins,
     plot_curves,
