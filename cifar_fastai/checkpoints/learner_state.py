@@ -14,7 +14,7 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import get_model, to_device
 from fastcore.foundation import L
 
-from .store import plain
+from .store import plain_values
 
 __all__ = ["learner_state", "restore_learner", "generators", "restore_generators", "run_fields", "fit_fields"]
 
@@ -29,7 +29,7 @@ def learner_state(
 ) -> dict:
     "Weights, optimiser, gradient scaler, callbacks, metrics and counters of `learn`"
     scaler = _scaler(learn)
-    return plain({
+    return plain_values({
         "model": get_model(learn.model).state_dict(),
         "opt": learn.opt.state_dict(),
         "scaler": scaler.state_dict() if scaler else None,
@@ -113,7 +113,7 @@ def _metric_state(metric) -> dict:
     "What a metric has summed up so far: (value, whether it was on an accelerator) by name"
     state = {}
     for name, value in vars(metric).items():
-        try: state[name] = plain(value), isinstance(value, torch.Tensor) and value.device.type != "cpu"
+        try: state[name] = plain_values(value), isinstance(value, torch.Tensor) and value.device.type != "cpu"
         except TypeError: continue                        # its function, not its sum
     return state
 
@@ -122,7 +122,7 @@ def generators(learn) -> dict:
     "Where every generator of random numbers stands: torch, CUDA, numpy, Python, the training loader's own"
     device = next(learn.model.parameters()).device
     loader = getattr(learn.dls.train, "rng", None)
-    return plain({
+    return plain_values({
         "torch": torch.get_rng_state(), "python": random.getstate(), "numpy": np.random.get_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         "loader": loader.getstate() if isinstance(loader, random.Random) else None})

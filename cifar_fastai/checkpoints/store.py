@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..files import save_atomically, sweep, write_json
 from ..machine import versions
 
-__all__ = ["CheckpointError", "CheckpointStore", "differences", "plain", "verified"]
+__all__ = ["CheckpointError", "CheckpointStore", "differences", "plain_values", "verified"]
 
 log = logging.getLogger("cifar_fastai")
 MANIFEST_LIMIT = 1 << 20                                  # bytes; a real one has about a thousand
@@ -34,7 +34,7 @@ class CheckpointError(InputError):
     exit_status = 1
 
 
-def plain(value, where: str = "state"):
+def plain_values(value, where: str = "state"):
     "`value` as tensors and plain Python values, which load without running code. Raises: TypeError"
     if value is None or isinstance(value, (bool, int, float, str)) and not isinstance(value, np.generic):
         return value
@@ -45,10 +45,10 @@ def plain(value, where: str = "state"):
     if isinstance(value, np.ndarray):                     # torch does little with unsigned integers
         return torch.from_numpy(value.astype(np.int64 if value.dtype.kind == "u" else value.dtype))
     if isinstance(value, dict):
-        return {plain(k, where): plain(v, f"{where}[{k!r}]") for k, v in value.items()}
-    if isinstance(value, tuple): return tuple(plain(v, f"{where}[{i}]") for i, v in enumerate(value))
+        return {plain_values(k, where): plain_values(v, f"{where}[{k!r}]") for k, v in value.items()}
+    if isinstance(value, tuple): return tuple(plain_values(v, f"{where}[{i}]") for i, v in enumerate(value))
     if isinstance(value, list) or hasattr(value, "itemgot"):                 # fastcore's L
-        return [plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
+        return [plain_values(v, f"{where}[{i}]") for i, v in enumerate(value)]
     raise TypeError(f"{where} is a {type(value).__name__}: only tensors and plain values can be saved")
 
 
@@ -93,7 +93,7 @@ class CheckpointStore:
         self._sweep()
         path = self.folder / (f"epoch-{epoch:04d}" + (f"-batch-{batch:05d}" if batch else "") + ".pt")
         buffer = io.BytesIO()
-        torch.save(plain(state), buffer)
+        torch.save(plain_values(state), buffer)
         data = buffer.getbuffer()
         digest = save_atomically(path, data)
         write_json(path.with_suffix(".json"), {

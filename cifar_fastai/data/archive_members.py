@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 
-__all__ = ["binary_rows", "class_names", "one_line", "python_rows"]
+__all__ = ["binary_rows", "read_class_names", "one_line", "python_rows"]
 
 
 def one_line(text, most=120):
@@ -51,7 +51,7 @@ def _labels(labels, n_classes, where):
     raise InputError(f"{where} has label {one_line(bad)}, expected 0 to {n_classes - 1}. Fetch it again.")
 
 
-def class_names(
+def read_class_names(
     raw: bytes,      # a pickle with `label_names` or `fine_label_names`; or lines of text
     n_classes: int,
     where: str,

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .archive_members import binary_rows, class_names, one_line, python_rows
+from .archive_members import binary_rows, one_line, python_rows, read_class_names
 
 __all__ = ["KINDS", "Kind", "Official", "official_in", "read_official"]
 
@@ -89,7 +89,7 @@ def read_official(
     kind, members = _read_folder(path, unverified) if path.is_dir() else _read_archive(path, unverified)
     absent = [m for m in kind.members if m not in members]
     if absent: raise InputError(f"{path} lacks {', '.join(absent)}. Fetch {kind.archive} again.")
-    classes = class_names(members.pop(kind.meta), kind.n_classes, f"{path}: {kind.meta}", kind.binary)
+    classes = read_class_names(members.pop(kind.meta), kind.n_classes, f"{path}: {kind.meta}", kind.binary)
     rows = binary_rows if kind.binary else python_rows
     parts = {m: rows(members.pop(m), kind.n_classes, f"{path}: {m}") for m in (*kind.train, kind.test)}
     x_test, y_test = parts.pop(kind.test)

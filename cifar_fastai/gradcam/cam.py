@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError, UnknownName
-from .checks import NotFinite, is_map, no_map, not_finite, picked, plain, runs_twice, wanted
+from .checks import NotFinite, is_map, no_map, not_finite, picked, plain_tensor, runs_twice, wanted
 
 __all__ = ["CamOutput", "GradCAM", "METHODS", "default_layer", "find_layers", "heatmap", "undisturbed",
            "upsample"]
@@ -200,7 +200,7 @@ class GradCAM:
         "A map for each picture. Model, generators, `.grad` and hooks are as before. Raises `InputError`"
         if method not in METHODS: raise UnknownName("method", method, METHODS)
         if bs is not None and bs < 1: raise InputError(f"bs is {bs}. Give a number from 1 up, or None.")
-        xb = plain(xb, self.model)
+        xb = plain_tensor(xb, self.model)
         target, bs = wanted(target, y, xb), bs or len(xb)
         with undisturbed(self.model, xb.device, autocast):
             parts = [self._part(xb[i:i + bs], None if target is None else target[i:i + bs], METHODS[method])

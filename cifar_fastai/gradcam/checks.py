@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, UnknownName
 
-__all__ = ["NotFinite", "is_map", "no_map", "not_finite", "picked", "plain", "runs_twice", "wanted"]
+__all__ = ["NotFinite", "is_map", "no_map", "not_finite", "picked", "plain_tensor", "runs_twice", "wanted"]
 
 
 class NotFinite(InputError):
@@ -17,7 +17,7 @@ def _found(x) -> str:
     return f"shape {tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else f"type {type(x).__name__}"
 
 
-def plain(
+def plain_tensor(
     xb: Tensor,            # (N,C,H,W) pictures, of any tensor subclass
     model: nn.Module,
 ) -> Tensor:

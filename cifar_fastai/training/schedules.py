@@ -16,13 +16,13 @@ from ..errors import InputError, UnknownName
 from .callbacks import fitting
 from .keep_best import refuse_test_set, validated
 
-__all__ = ["ANNEALS", "SCHEDULES", "Plateau", "Schedule", "constant", "create_schedule", "flat_cos",
-           "one_cycle", "plateau", "step"]
+__all__ = ["ANNEALS", "SCHEDULES", "PlateauSchedule", "RecordedSchedule", "constant", "create_schedule",
+           "flat_cos", "one_cycle", "plateau", "step"]
 
 ANNEALS = {"cos": SchedCos, "linear": SchedLin}
 
 
-class Schedule(ParamScheduler):
+class RecordedSchedule(ParamScheduler):
     "fastai's `ParamScheduler`, which records rate and momentum of every step, where there is a momentum"
 
     def before_fit(self):
@@ -45,7 +45,7 @@ def one_cycle(
     div_final: float = parts.OneCycle.div_final,   # last rate = lr / div_final; as `div`: where it began
     anneal: str = parts.OneCycle.anneal,           # "linear", or "cos" as in fastai
     moms: tuple | None = None,  # momentum at start, peak and end; None: as the optimiser has it
-) -> Schedule:
+) -> RecordedSchedule:
     "Up to the peak and down again (Smith 2018). Raises: InputError for a peak outside of the fit"
     if anneal not in ANNEALS: raise UnknownName("annealing", anneal, ANNEALS)
     if peak_epoch is not None:
@@ -54,7 +54,8 @@ def one_cycle(
                              "Give an epoch inside, or a share by pct_start.")
         pct_start = peak_epoch / epochs
     scheds = {"lr": _two(pct_start, lr / div, lr, lr / div_final, ANNEALS[anneal])}
-    return Schedule(scheds if moms is None else scheds | {"mom": _two(pct_start, *moms, ANNEALS[anneal])})
+    if moms is not None: scheds["mom"] = _two(pct_start, *moms, ANNEALS[anneal])
+    return RecordedSchedule(scheds)
 
 
 def _two(pct, start, middle, end, sched):
@@ -67,9 +68,9 @@ def flat_cos(
     epochs: int,
     pct_start: float = parts.FlatCos.pct_start,    # share of the fit after which the rate falls
     div_final: float = parts.FlatCos.div_final,    # last rate = lr / div_final
-) -> Schedule:
+) -> RecordedSchedule:
     "Constant, then down by a half cosine"
-    return Schedule({"lr": _two(pct_start, lr, lr, lr / div_final, SchedCos)})
+    return RecordedSchedule({"lr": _two(pct_start, lr, lr, lr / div_final, SchedCos)})
 
 
 def step(
@@ -77,18 +78,18 @@ def step(
     epochs: int,
     step_every: int = parts.Step.step_every,       # epochs from one drop to the next
     drop: float = parts.Step.drop,                 # the rate is multiplied by it
-) -> Schedule:
+) -> RecordedSchedule:
     "lr · drop^⌊epoch / step_every⌋, as torch's `StepLR` once an epoch"
     def at(pct): return lr * drop ** int(pct * epochs / step_every + 1e-6)     # pct is a sum of floats
-    return Schedule({"lr": at})
+    return RecordedSchedule({"lr": at})
 
 
-def constant(lr, epochs: int) -> Schedule:
+def constant(lr, epochs: int) -> RecordedSchedule:
     "The same rate throughout"
-    return Schedule({"lr": lambda pct: lr})
+    return RecordedSchedule({"lr": lambda pct: lr})
 
 
-class Plateau(Schedule):
+class PlateauSchedule(RecordedSchedule):
     """Lower the rate when the holdout loss has stopped falling, by the rules of torch's `ReduceLROnPlateau`
     (mode "min", relative threshold). Raises: InputError where the validation set is the test set."""
 
@@ -125,9 +126,9 @@ class Plateau(Schedule):
     def load_state_dict(self, state): vars(self).update(state)
 
 
-def plateau(lr, epochs: int, **options) -> Plateau:
-    "`Plateau`, called like the others"
-    return Plateau(lr, **options)
+def plateau(lr, epochs: int, **options) -> PlateauSchedule:
+    "`PlateauSchedule`, called like the others"
+    return PlateauSchedule(lr, **options)
 
 
 SCHEDULES = {f.__name__: f for f in (one_cycle, flat_cos, step, plateau, constant)}
@@ -138,7 +139,7 @@ def create_schedule(
     lr: float,
     epochs: int,
     **options,
-) -> Schedule:
+) -> RecordedSchedule:
     "A schedule by name. Raises: InputError for an unknown name or a value out of range"
     if not callable(name) and name not in SCHEDULES: raise UnknownName("schedule", name, SCHEDULES)
     return (name if callable(name) else SCHEDULES[name])(lr, epochs, **options)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from made import names
 
-from cifar_fastai.checkpoints.store import CheckpointError, CheckpointStore, plain
+from cifar_fastai.checkpoints.store import CheckpointError, CheckpointStore, plain_values
 from cifar_fastai.errors import InputError
 
 pytestmark = pytest.mark.no_rounding
@@ -37,7 +37,8 @@ def store(tmp_path):
 # plain
 
 def test_plain_values_lose_their_types_but_no_bit():
-    value = plain({"f": np.float64(0.1), "a": np.array([1, 2**32 - 1], np.uint32), "t": (1, [np.int64(2)]),
+    value = plain_values({"f": np.float64(0.1), "a": np.array([1, 2**32 - 1], np.uint32),
+                          "t": (1, [np.int64(2)]),
                    "v": torch.arange(100)[3:5], "p": torch.nn.Parameter(torch.ones(1))})
     assert type(value["f"]) is float and value["f"] == 0.1 and value["a"].tolist() == [1, 4294967295]
     assert value["t"] == (1, [2]) and type(value["p"]) is torch.Tensor
@@ -46,7 +47,7 @@ def test_plain_values_lose_their_types_but_no_bit():
 
 
 def test_an_object_is_refused_by_its_place():
-    with pytest.raises(TypeError, match=r"state\['a'\]\[1\] is a Random"): plain({"a": [0, Random()]})
+    with pytest.raises(TypeError, match=r"state\['a'\]\[1\] is a Random"): plain_values({"a": [0, Random()]})
 
 
 # CheckpointStore

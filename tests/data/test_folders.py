@@ -12,7 +12,6 @@ from cifar_fastai.data.folders import read_folder
 from cifar_fastai.data.pictures import read_picture
 from cifar_fastai.files import digest
 from cifar_fastai.machine import cache_dir
-from cifar_fastai.training import precision
 
 
 @pytest.fixture(autouse=True)
@@ -111,9 +110,9 @@ def test_a_relative_variable_does_not_split_the_cache_in_two(tmp_path, monkeypat
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for relative in ("cache", "./cache", "~/cache", ""):
         monkeypatch.setenv("XDG_CACHE_HOME", relative)
-        assert cache_dir() == tmp_path / "home/.cache/cifar_fastai" == precision._cache_file().parent
+        assert cache_dir() == tmp_path / "home/.cache/cifar_fastai"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
-    assert cache_dir() == tmp_path / "c/cifar_fastai" == precision._cache_file().parent
+    assert cache_dir() == tmp_path / "c/cifar_fastai"
 
 
 def test_a_full_disk_costs_only_the_cache(tmp_path, monkeypatch, caplog):

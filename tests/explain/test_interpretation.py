@@ -125,7 +125,7 @@ def test_a_model_without_mistakes_has_none_and_says_so(learn):
     interp = said([.9, .1, 0., 0.], [0., 1., 0., 0.], targs=[0, 1], learn=learn)
     assert interp.misclassified(5).tolist() == [] and interp.most_confused() == [] and interp.accuracy == 1
     for fig in (interp.plot_misclassified(), interp.plot_gradcam()):
-        assert fig.axes[0].texts[0].get_text() == "No mistakes: all 2 pictures were called what they are."
+        assert fig.axes[0].texts[0].get_text() == "No mistakes: all 2 pictures are classified correctly."
 
 
 def test_a_class_without_pictures_has_no_figures_but_breaks_none(learn, capsys):

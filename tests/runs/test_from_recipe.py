@@ -8,7 +8,7 @@ from cifar_fastai.runs.from_recipe import extras_of, regularisers_of, schedule_o
 from cifar_fastai.training.keep_best import KeepBest
 from cifar_fastai.training.lr_finder import SUGGESTIONS, peak_factor, slide
 from cifar_fastai.training.regularisers import ClipGradients, L1Loss
-from cifar_fastai.training.schedules import Plateau, Schedule
+from cifar_fastai.training.schedules import PlateauSchedule, RecordedSchedule
 
 
 def recipe(**fields): return Recipe(name="r", epochs=4, **fields)
@@ -32,9 +32,9 @@ def test_other_schedules_become_their_callback_with_their_options():
     watching = recipe(schedule={"name": "plateau", "patience": 5}, keep="best", valid="holdout")
     assert [type(cb) for cb in extras_of(watching)] == [KeepBest]
     plateau = schedule_of(watching, .1)
-    assert type(plateau) is Plateau and (plateau.lr, plateau.patience) == (.1, 5)
+    assert type(plateau) is PlateauSchedule and (plateau.lr, plateau.patience) == (.1, 5)
     step = schedule_of(recipe(schedule={"name": "step", "step_every": 2, "drop": .5}), .1)
-    assert type(step) is Schedule and step.scheds["lr"](.5) == pytest.approx(.05)
+    assert type(step) is RecordedSchedule and step.scheds["lr"](.5) == pytest.approx(.05)
 
 
 REGULARISERS = [{"mixup": .4}, {"cutmix": 1.}, {"l1": 1e-3}, {"clip_value": .01}]

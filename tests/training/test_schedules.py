@@ -13,7 +13,7 @@ from cifar_fastai.training.keep_best import KeepBest
 from cifar_fastai.training.regularisers import L1Loss, mixing
 from cifar_fastai.training.schedules import (
     SCHEDULES,
-    Plateau,
+    PlateauSchedule,
     create_schedule,
     flat_cos,
     one_cycle,
@@ -115,7 +115,7 @@ def test_plateau_stays_while_the_loss_falls(learner):
 
 def test_plateau_refuses_the_test_set_as_judge(learner):
     with pytest.raises(InputError, match="the plateau schedule would choose by the test set"):
-        learner(valid="test").fit(1, 0.1, cbs=Plateau(0.1))
+        learner(valid="test").fit(1, 0.1, cbs=PlateauSchedule(0.1))
 
 
 @pytest.mark.parametrize("wrong, said", [
