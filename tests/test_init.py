@@ -32,6 +32,13 @@ def test_importing_the_package_imports_nothing_heavy_and_asks_no_network():
     assert said(code, NO_ALBUMENTATIONS_UPDATE="0") == ["-", "0"], "what the user says goes"
 
 
+@pytest.mark.parametrize("way_in", ["from cifar_fastai import cifar_learner", "from cifar_fastai import *",
+                                    "from cifar_fastai import gradcam_of", "import cifar_fastai.explain"])
+def test_every_learner_has_gradcam_whatever_is_imported(way_in):
+    code = f"{way_in}\nfrom fastai.learner import Learner\nprint(hasattr(Learner, 'gradcam'))"
+    assert said(code) == ["True"] != said(code.replace(way_in, "import cifar_fastai")), "the control"
+
+
 def test_nor_does_a_recipe():
     code = "import sys, recipes.resnet18_20ep as r; print(r.recipe.name, *{*sys.modules} & %r)"
     assert said(code % HEAVY) == ["resnet18_20ep"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fastai.callback.core import Callback
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import recipe as all_of_it, tiny_net, write_folder
@@ -18,7 +19,8 @@ from cifar_fastai.data.sources import load_data
 from cifar_fastai.errors import InputError
 from cifar_fastai.machine import versions
 from cifar_fastai.runs import from_recipe
-from cifar_fastai.runs.one_run import train
+from cifar_fastai.runs.one_run import find_lr, fit, learner_of, train
+from cifar_fastai.training.callbacks import fitting
 from cifar_fastai.weights import load_weights
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -162,6 +164,34 @@ def test_a_finished_run_is_resumed_by_explaining_it_again(done, results, undrawn
     assert len(run.interp.misclassified()) == results["mistakes"]
     assert run.results["resumed"] and run.results["epoch_seconds"] == results["epoch_seconds"]
     assert run.results["seconds"] > sum(results["epoch_seconds"]), "training counts, whoever did it"
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"schedule": {"name": "step", "step_every": 1}}, {"regularise": {"clip_norm": .5, "mixup": .4}},
+    {"lr": .05, "opt": "adamw", "schedule": {"peak_epoch": 1.0, "anneal": "cos", "moms": (.95, .85, .95)}}],
+    ids=str)
+def test_the_learner_of_a_recipe_ends_by_hand_in_its_runs_weights(undrawn, learnable, tmp_path, changes):
+    changed = recipe.but(**changes)
+    learn = learner_of(changed, learnable, device="cpu")
+    learn.logger = lambda *_: None
+    fit(changed, learn, find_lr(changed, learn).chosen)
+    run = train(changed, learnable, tmp_path / "run", device="cpu", quiet=True)
+    ours, runs_own = learn.model.state_dict(), run.learn.model.state_dict()
+    assert all(torch.equal(v, runs_own[k]) for k, v in ours.items())
+    assert learn.recipe == run.learn.recipe and learn.recipe.bs == 8, "32 would leave one step"
+
+
+class Counts(Callback):
+    "Steps that a fit took, not a range test"
+    def before_fit(self): self.run, self.steps = fitting(self.learn), 0
+    def after_step(self): self.steps += 1
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_callbacks_given_to_train_are_those_of_its_fit(undrawn, learnable, tmp_path, listed):
+    cb = Counts()
+    run = train(recipe, learnable, tmp_path / "run", device="cpu", quiet=True, cbs=[cb] if listed else cb)
+    assert cb.steps == 10 and cb not in run.learn.cbs, "two epochs of five steps; then it is taken off"
 
 
 def test_the_rate_is_found_under_the_recipes_own_clipping(undrawn, learnable, tmp_path):
