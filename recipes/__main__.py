@@ -1,9 +1,9 @@
 """What there is, and what is done with run folders and files.
 
-    python -m recipes                                  the list
-    python -m recipes train FILE [flags]               the recipe in a recipe.json: of a run, or of your own
+    python -m recipes                                  list the recipes
+    python -m recipes train FILE [flags]               train the recipe of a run again, or a file of your own
     python -m recipes compare RUN ... [--out FOLDER]   tabulate and plot runs
-    python -m recipes verify RUN                       are the files of a run whole, and do they agree?
+    python -m recipes verify RUN                       check that a run's files are whole and agree
 
 A figure stands in the list only where a file in benchmarks/results holds it, as `--seeds` writes it, measured
 with the recipe's present values.
@@ -93,7 +93,7 @@ def _parser(command: str, about: str) -> argparse.ArgumentParser:
 def _train(argv: list[str]) -> None:
     "The recipe in a file, or in the folder of a run, with the flags that every recipe has"
     if argv[:1] in (["-h"], ["--help"]):
-        about = "Train the recipe in FILE: the recipe.json of a run, the run's folder, or a file of your own."
+        about = "Train the recipe of a run again, or a file of your own. FILE: a run's folder or a .json."
         cli.create_parser("python -m recipes train FILE", about).print_help()
         return
     if not argv or argv[0].startswith("-"):
@@ -118,7 +118,7 @@ def _compare(argv: list[str]) -> None:
 
 def _verify(argv: list[str]) -> None:
     "Exit status 1 where something is wrong or missing, 2 where there is no run"
-    parser = _parser("verify", "Check that the files of a run are whole and agree with each other.")
+    parser = _parser("verify", "Check that a run's files are whole and agree.")
     parser.add_argument("run", metavar="RUN", help="a run folder")
     run = parser.parse_args(argv).run
     from cifar_fastai.runs import verify_run

@@ -58,6 +58,13 @@ def test_the_amended_recipe_leaves_a_whole_run(tmp_path, monkeypatch):
     assert verify_run(folder)[0] == [] and folder.resolve().parent == tmp_path / "runs" / "mine"
 
 
+def test_commands_are_described_in_the_same_words_in_the_readme_and_in_help():
+    from recipes.__main__ import COMMANDS, __doc__ as text
+    row = r"^ *python -m recipes(?: (\w+))?(?: .*?)?(?:  +# |  +)(\S.*)$"
+    ours, said = (dict(re.findall(row, t, re.M)) for t in (text, README))
+    assert ours == {k: said[k] for k in ours} and {*ours} == {"", *COMMANDS}
+
+
 def test_the_file_is_the_recipe_that_it_looks_like(tmp_path):
     (tmp_path / "mine.json").write_text(re.findall(r"```json\n(.*?)```", README, re.S)[0])
     aug = policy.from_dict({"pad": 4, "flip": .5})
