@@ -8,8 +8,9 @@ from time import monotonic, sleep
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_net
 
-from benchmarks import gpu, harness, loader, predecessors, profile_epoch, scale, step, summary
+from benchmarks import gpu, harness, loader, maps, predecessors, profile_epoch, scale, step, summary
 from benchmarks.harness import Row, alternate, ratio, table
 from benchmarks.pictures import coloured, write_folder
 from benchmarks.summary import Results
@@ -221,3 +222,35 @@ def test_the_page_says_what_the_committed_results_say():
 
 def test_a_page_without_marks_is_refused():
     with pytest.raises(ValueError, match="results"): summary.write_block("# a page", "results", "text")
+
+
+# maps
+
+class Brightest(torch.nn.Module):
+    "The probability of class 1 is the brightest pixel"
+    def forward(self, x):
+        p = x.float().amax((1, 2, 3)).clamp(.001, .999)
+        return torch.stack([1 - p, p], 1).log()
+
+
+def test_a_map_that_knows_the_place_beats_all_controls_and_its_opposite_none():
+    x, places = torch.zeros(100, 1, 16, 16), torch.arange(100) * 101 % 256      # each another
+    x.view(100, 256)[torch.arange(100), places] = 1
+    both = {"right": (x[:, 0], 8), "wrong": (-x[:, 0], 8)}
+    right, wrong = maps.measure(Brightest(), x, torch.ones(100, dtype=int), both)
+    assert (maps.wins(right), maps.wins(wrong)) == (6, 0) and maps.score(right) > .8 > maps.score(wrong)
+    assert right["blank"] == 0 < wrong["blank"] == 1
+
+
+def test_candidates_are_maps_of_each_layer_and_method_alone_and_together():
+    net = tiny_net(4).eval()
+    xb, target = torch.randn(6, 3, 16, 16), torch.arange(6) % 4
+    found = {name: m for name, m, _ in maps.candidates(net, xb, target)}
+    assert {m.shape for m in found.values()} == {(6, 16, 16)} and "gradcam layer3, centred target" in found
+    alone = [found[f"layercam {n}"].relu() for n in ("layer3", "layer4")]
+    first, second = (m / m.amax((1, 2), keepdim=True).clamp_min(1e-12) for m in alone)
+    assert torch.allclose(found["layercam layer3 × layer4"], first * second, atol=1e-6)
+    assert torch.allclose(found["layercam mean of layer3, layer4"], (first + second) / 2, atol=1e-6)
+    flipped = {name: m for name, m, _ in maps.candidates(net, xb.flip(3), target)}
+    name = "gradcam layer3, with its mirror"
+    assert torch.allclose(found[name], flipped[name].flip(2), atol=1e-5), "the same from either side"
