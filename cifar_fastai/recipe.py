@@ -88,7 +88,7 @@ class Recipe(Part):
             now = new.get(name, getattr(self, name))
             if inner and name == "lr" and not isinstance(now, LRFind):
                 raise InputError(f"{self._label()}: lr={now!r} is given, so {key} has no meaning. "
-                                 "Give lr=LRFind().")
+                                 'Leave it out, or let the rate be found: lr="find".')
             if inner and name == "aug": new[name] = _policy(now).but(**{inner: value})
             else: new[name] = self._amended(name, now, {inner: value} if inner else value)
         return replace(self, **new)

@@ -141,7 +141,7 @@ def test_another_schedule_begins_with_its_own_defaults_and_the_same_one_keeps_wh
 
 def test_the_options_of_the_range_test_can_be_given_where_a_rate_stood():
     assert make(lr=.1).but(lr={"rule": "steep"}).lr == LRFind("steep") and make().but(lr=.1).lr == .1
-    with pytest.raises(InputError, match="lr=0.1 is given, so lr.num_it has no meaning. Give lr=LRFind"):
+    with pytest.raises(InputError, match="lr=0.1 is given, so lr.num_it has no meaning. Leave it out"):
         make(lr=.1).but(**{"lr.num_it": 50})
 
 
