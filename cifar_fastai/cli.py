@@ -129,8 +129,8 @@ def _bring(source: str, size: int, args) -> None:
     if source in data.NAMES: here = os.environ.get(f"{source.upper()}_DIR") or data.already_here(source)
     else: here = os.path.exists(os.path.expanduser(source))
     if here: return
-    from .runs import lines_to
-    with lines_to(quiet=args.quiet): data.load_data(source, size=size, unverified=args.unverified)
+    from .runs import show_log
+    with show_log(quiet=args.quiet): data.load_data(source, size=size, unverified=args.unverified)
 
 
 def _resumed(recipe: Recipe, args) -> tuple[str | None, bool]:

@@ -16,7 +16,7 @@ from fastai.callback.core import Callback
 from cifar_fastai import cli
 from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.explain import any_picture as explain
-from cifar_fastai.runs.console import lines_to
+from cifar_fastai.runs.console import show_log
 
 ROOT = Path(__file__).parent.parent
 TINY = (f"import sys; sys.path.insert(0, {str(ROOT / 'tests/helpers')!r})\n"
@@ -136,11 +136,11 @@ def test_a_run_is_told_unless_somebody_else_tells_it(tmp_path, capsys, monkeypat
             "warning": logging.StreamHandler}.get(handler, lambda: handler)()
     if handler == "warning": made.setLevel(logging.WARNING)
     monkeypatch.setattr(root, "handlers", [made] if made else [])
-    with lines_to(), lines_to():
+    with show_log(), show_log():
         log.info("told")
         log.warning("warned")
     assert capsys.readouterr().out.split() == sees
-    with lines_to(quiet=True): log.info("told")
+    with show_log(quiet=True): log.info("told")
     assert capsys.readouterr().out == ""
 
 

@@ -23,7 +23,7 @@ from .learner_state import (
     restore_learner,
     run_fields,
 )
-from .stop_on_nonfinite import Ender, NonFiniteLoss, StopOnNonFinite, last_good, running_averages
+from .stop_on_nonfinite import NonFiniteLoss, StopFit, StopOnNonFinite, last_good, running_averages
 from .stop_on_signal import StopOnSignal
 from .store import CheckpointStore, differences
 
@@ -32,7 +32,7 @@ __all__ = ["Checkpoint"]
 log = logging.getLogger("cifar_fastai")
 
 
-class Checkpoint(Ender):
+class Checkpoint(StopFit):
     "Save at each epoch's end and every so many minutes; `resume` from there to the same end, byte for byte"
     order = 900                                           # after all that keeps state from batch to batch
     remove_on_fetch = True                                # predictions inside a fit are none of its batches

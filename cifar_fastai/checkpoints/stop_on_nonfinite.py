@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..training import inside_fit
 from .store import CheckpointStore
 
-__all__ = ["Ender", "NonFiniteLoss", "StopOnNonFinite", "last_good", "running_averages"]
+__all__ = ["StopFit", "NonFiniteLoss", "StopOnNonFinite", "last_good", "running_averages"]
 
 LONGEST_STEP = 1e30                                       # of a weight; float32 ends at 3.4e38
 
@@ -26,7 +26,7 @@ class NonFiniteLoss(InputError):
     exit_status = 1
 
 
-class Ender(Callback):
+class StopFit(Callback):
     "Ends a fit in order: all callbacks' `after_fit` first, then the error"
 
     def end(self, error: InputError):
@@ -35,7 +35,7 @@ class Ender(Callback):
 
     def after_fit(self):
         error = getattr(self.learn, "ending", None)
-        last = [cb for cb in self.learn.cbs.sorted("order") if isinstance(cb, Ender)][-1]
+        last = [cb for cb in self.learn.cbs.sorted("order") if isinstance(cb, StopFit)][-1]
         if error is None or self is not last: return
         del self.learn.ending
         raise error
@@ -48,7 +48,7 @@ def last_good(learn) -> str:
     return f"Last good checkpoint: {path}." if path else "There is no checkpoint yet."
 
 
-class StopOnNonFinite(Ender):
+class StopOnNonFinite(StopFit):
     """Refuse the step while the weights are still good: loss and gradients are looked at just before it.
     A GPU would have to be waited for: there the answer is read a batch later, and that step taken back"""
     order, run_valid = 1000, False                        # after unscaling and clipping

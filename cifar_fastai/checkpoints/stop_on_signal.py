@@ -9,7 +9,7 @@ from fastai.learner import Learner
 
 from ..errors import InputError
 from ..training import fitting, inside_fit
-from .stop_on_nonfinite import Ender, last_good
+from .stop_on_nonfinite import StopFit, last_good
 
 __all__ = ["StopOnSignal", "Stopped"]
 
@@ -25,7 +25,7 @@ class _StopNow(BaseException):
     "Thrown by a signal where nothing is being trained; no `except Exception` on the way may swallow it"
 
 
-class StopOnSignal(Ender):
+class StopOnSignal(StopFit):
     """SIGTERM or Ctrl-C stops at the next batch's edge, after a checkpoint; the second at once.
     As a callback it listens during a fit, as `with StopOnSignal() as stop:` in the whole block, where it
     stops at once unless a Learner is at work, and at `check`"""

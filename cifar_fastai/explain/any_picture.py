@@ -23,7 +23,7 @@ from ..checkpoints import generators, restore_generators
 from ..errors import InputError, UnknownName
 from ..gradcam import CamOutput, GradCAM, default_layer, find_layers
 from ..plots import BAD, GOOD, Tile, short
-from .gallery import add_maps, likely, show_groups
+from .gallery import add_maps, label_text, show_groups
 from .predict import batch_of, clean_dl, decode_pictures
 
 __all__ = ["Chosen", "Explained", "choose", "class_names", "gradcam_of", "target_of"]
@@ -152,7 +152,7 @@ def _with_prediction(found: Chosen, cam: CamOutput, names: list[str], i: int) ->
     "Picture `i` with its predicted class, and the true one, or the second most likely where it is unknown"
     probs = cam.logits[i].float().softmax(0)
     first, *rest = probs.argsort(descending=True).tolist()
-    say = lambda c: likely(names[c], probs[c].item())
+    say = lambda c: label_text(names[c], probs[c].item())
     picture, said = found.pictures[i], f"pred {say(first)}"
     if found.y is None: return Tile(picture, said, f"or {say(rest[0])}" if rest else "")
     true = int(found.y[i])

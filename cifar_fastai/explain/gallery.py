@@ -17,10 +17,10 @@ from ..gradcam import GradCAM, compare_maps, default_layer, find_layers
 from ..plots import BAD, GOOD, Tile, add_colorbar, overlay, percent, short, show_message, show_tiles
 from .predict import decode_pictures, inputs_of
 
-__all__ = ["Gallery", "add_maps", "likely", "listed", "show_groups"]
+__all__ = ["Gallery", "add_maps", "label_text", "listed", "show_groups"]
 
 
-def likely(name, p: float) -> str:
+def label_text(name, p: float) -> str:
     "A class and its probability, apart, as classes may be numbers: 5 (27 %)"
     return f"{short(name, 12)} ({percent(p)})"
 
@@ -68,11 +68,11 @@ class Gallery:
 
     def predicted_label(self, i: int) -> str:
         "The predicted class of picture `i` and its probability, as text"
-        return likely(self.names[self.decoded[i]], self.confidence[i].item())
+        return label_text(self.names[self.decoded[i]], self.confidence[i].item())
 
     def true_label(self, i: int) -> str:
         "The true class of picture `i` and its probability, as text"
-        return likely(self.names[self.targs[i]], self.preds[i, self.targs[i]].item())
+        return label_text(self.names[self.targs[i]], self.preds[i, self.targs[i]].item())
 
     def _tile(self, i: int, picture, loss: bool = True) -> Tile:
         below = f"true {self.true_label(i)}" + (f"\nloss {self.losses[i]:.2f}" if loss else "")

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError, UnknownName
-from .checks import NotFinite, is_map, no_map, not_finite, picked, plain_tensor, runs_twice, wanted
+from . import checks
+from .checks import NotFinite, is_map, no_map, not_finite, plain_tensor, runs_twice
 
 __all__ = ["CamOutput", "GradCAM", "METHODS", "default_layer", "find_layers", "heatmap", "undisturbed",
            "upsample"]
@@ -201,7 +202,7 @@ class GradCAM:
         if method not in METHODS: raise UnknownName("method", method, METHODS)
         if bs is not None and bs < 1: raise InputError(f"bs is {bs}. Give a number from 1 up, or None.")
         xb = plain_tensor(xb, self.model)
-        target, bs = wanted(target, y, xb), bs or len(xb)
+        target, bs = checks.target_classes(target, y, xb), bs or len(xb)
         with undisturbed(self.model, xb.device, autocast):
             parts = [self._part(xb[i:i + bs], None if target is None else target[i:i + bs], METHODS[method])
                      for i in range(0, len(xb), bs)]
@@ -215,7 +216,7 @@ class GradCAM:
     def _part(self, xb: Tensor, target: Tensor | None, weigh: Callable) -> tuple[dict, Tensor, Tensor]:
         "Raw maps by layer, targets and logits, from one forward pass"
         with _hooked(self.model, self.layers, len(xb)) as kept: logits = self.model(xb)
-        target, chosen = picked(logits, target, len(xb))
+        target, chosen = checks.target_logits(logits, target, len(xb))
         if not chosen.isfinite().all(): raise not_finite(self.model, xb)
         grads = _gradients(chosen.sum(), kept)       # of a sum: each picture meets only its own logit
         return {k: _raw(kept[k], grads[k], weigh) for k in self.layers}, target, logits.detach()

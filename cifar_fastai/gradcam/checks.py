@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError, UnknownName
 
-__all__ = ["NotFinite", "is_map", "no_map", "not_finite", "picked", "plain_tensor", "runs_twice", "wanted"]
+__all__ = ["NotFinite", "is_map", "no_map", "not_finite", "plain_tensor", "runs_twice",
+           "target_classes", "target_logits"]
 
 
 class NotFinite(InputError):
@@ -33,7 +34,7 @@ def plain_tensor(
     return xb.to(weights[0].device, weights[0].dtype) if weights else xb
 
 
-def wanted(
+def target_classes(
     target: None | int | str | Tensor,    # as `GradCAM` takes it
     y: Tensor | None,                     # (N,) true classes
     xb: Tensor,                           # the N pictures
@@ -53,7 +54,7 @@ def wanted(
     return t.long().expand(len(xb))
 
 
-def picked(
+def target_logits(
     logits: Tensor,             # what the model returned for `n` pictures
     target: Tensor | None,      # (n,), or None for the predicted class
     n: int,

@@ -9,7 +9,7 @@ console and logs (lines, curves), and seeds, compare and verify (several runs, o
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={   # `compare_runs` needs no fastai
-    "run_writer": ["Run"], "compare": ["compare_runs"], "console": ["lines_to"],
+    "run_writer": ["Run"], "compare": ["compare_runs"], "console": ["show_log"],
     "one_run": ["find_lr", "fit", "learner_of", "train"],
     "run_folder": ["begun", "load_recipe", "newest_run", "saved_recipe"], "seeds": ["train_seeds"],
     "verify": ["verify_run"]})

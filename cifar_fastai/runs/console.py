@@ -1,6 +1,6 @@
 """The lines of this package's logger on stdout and in a run's log file, and errors in one line.
 
-    with lines_to("runs/demo/log.txt"): logging.getLogger("cifar_fastai").info("data  digits")
+    with show_log("runs/demo/log.txt"): logging.getLogger("cifar_fastai").info("data  digits")
 """
 import errno
 import logging
@@ -16,7 +16,7 @@ from ..checkpoints import CheckpointStore, Stopped
 from ..errors import InputError
 from ..files import SaveError
 
-__all__ = ["OutOfMemory", "lines_to", "plain_failures"]
+__all__ = ["OutOfMemory", "show_log", "one_line_errors"]
 
 
 class _Shown(logging.StreamHandler):
@@ -48,7 +48,7 @@ def _shown_from(log: logging.Logger) -> float:
 
 
 @contextmanager
-def lines_to(
+def show_log(
     file: str | Path | None = None,   # a log file that gets the lines too, with the time of day
     quiet: bool = False,              # nothing on stdout but warnings
 ):
@@ -84,7 +84,7 @@ class OutOfMemory(InputError):
 
 
 @contextmanager
-def plain_failures(
+def one_line_errors(
     folder: str | Path,   # of the run
     bs: int,              # pictures a batch, as asked for
 ):

@@ -1,7 +1,7 @@
 """Turn the values of a recipe into fastai's terms: data, rate, callbacks.
 
     pictures = load_pictures(recipe, "digits")
-    settled(recipe, pictures).bs                 # 64: batches of 512 would leave two steps an epoch
+    adapted_to(recipe, pictures).bs                 # 64: batches of 512 would leave two steps an epoch
 """
 import logging
 from math import log2
@@ -21,18 +21,18 @@ from ..training import (
     ImageLearner,
     KeepBest,
     L1Loss,
-    careful_rate,
     create_schedule,
     explain_rate,
+    fallback_rate,
     mixing,
     optimizer,
     peak_factor,
-    settled_rate,
+    plausible_rate,
     slide,
 )
 
-__all__ = ["check_names", "choose_rate", "extras_of", "given_rate", "load_pictures", "regularisers_of",
-           "schedule_of", "settled", "suggestions_of"]
+__all__ = ["adapted_to", "check_names", "choose_rate", "extras_of", "given_rate", "load_pictures",
+           "regularisers_of", "schedule_of", "suggestions_of"]
 
 log = logging.getLogger("cifar_fastai")
 
@@ -57,7 +57,7 @@ def load_pictures(
     return data if recipe.limit is None else data.limit(recipe.limit, recipe.seed)
 
 
-def settled(recipe: Recipe, data: ImageData) -> Recipe:
+def adapted_to(recipe: Recipe, data: ImageData) -> Recipe:
     "The recipe with the batch size and the side of the pictures that it trains with: what recipe.json holds"
     n = len(subsets(data, recipe.valid, recipe.seed)[0])
     return recipe.but(bs=_batch_size(recipe, n), min_steps=recipe.min_steps, size=data.size)
@@ -90,8 +90,8 @@ def given_rate(lr: float) -> float:
 def choose_rate(recipe: Recipe, learn: ImageLearner, rates) -> float:
     """The rate to train with, of those that `learn.lr_find` has just suggested: by the recipe's rule, or a
     careful one where the loss did not fall. Says so in the log"""
-    test, did_fall, steps = recipe.lr, learn.recorder.fell, len(learn.dls.train)
-    taken = settled_rate(rates, test.rule, test.start_lr) if did_fall else careful_rate(recipe.opt.name)
+    test, did_fall, steps = recipe.lr, learn.recorder.loss_fell, len(learn.dls.train)
+    taken = plausible_rate(rates, test.rule, test.start_lr) if did_fall else fallback_rate(recipe.opt.name)
     whose = {"train": "training", "holdout": "holdout"}[test.on]
     log.info("rate        %s, from the %s loss alone", explain_rate(rates, test.rule, taken, did_fall), whose)
     if taken == rates.peak:

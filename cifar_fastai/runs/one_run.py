@@ -18,6 +18,7 @@ from ..parts import LRFind, OneCycle
 from ..recipe import Recipe
 from ..training import ImageLearner, cifar_learner
 from .from_recipe import (
+    adapted_to,
     check_names,
     choose_rate,
     extras_of,
@@ -25,7 +26,6 @@ from .from_recipe import (
     load_pictures,
     regularisers_of,
     schedule_of,
-    settled,
     suggestions_of,
 )
 from .report import FoundRate, write_data, write_interpretation, write_training
@@ -87,7 +87,7 @@ def learner_of(
     the picture size that the data allows. Raises: InputError"""
     check_names(recipe)
     pictures = load_pictures(recipe, data, unverified, split)
-    recipe = settled(recipe, pictures)
+    recipe = adapted_to(recipe, pictures)
     # a DataBlock with an Albumentations item transform (`cifar_block`) makes these
     dls = cifar_dataloaders(pictures, recipe.bs, recipe.aug, recipe.valid, recipe.seed, workers,
                             device=device)

@@ -20,7 +20,7 @@ from ..files import TEMPORARY, read_json, save_atomically, sha256_of, sweep, wri
 from ..machine import versions
 from ..recipe import Recipe, flat
 
-__all__ = ["begin", "begun", "choose_folder", "gone_unless_begun", "holds_run", "listed_sums", "load_recipe",
+__all__ = ["begin", "begun", "choose_folder", "remove_if_refused", "holds_run", "listed_sums", "load_recipe",
            "locked", "newest_run", "saved_recipe", "seal", "sealed_files", "training_fields"]
 
 log = logging.getLogger("cifar_fastai")
@@ -117,7 +117,7 @@ def training_fields(recipe: dict) -> dict:
 
 
 @contextmanager
-def gone_unless_begun(folder: Path):
+def remove_if_refused(folder: Path):
     "Take `folder` away again where the run inside is refused before it has begun: only its log is there"
     there = folder.exists()
     try: yield

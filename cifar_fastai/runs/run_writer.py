@@ -24,10 +24,10 @@ from ..models import model_summary
 from ..recipe import Recipe, counted
 from ..training import ImageLearner
 from ..weights import About, save_weights
-from .console import lines_to, plain_failures
+from .console import one_line_errors, show_log
 from .logs import History, TensorBoardLog
 from .report import FoundRate, numbers, write_predictions
-from .run_folder import begin, begun, choose_folder, gone_unless_begun, locked, seal, training_fields
+from .run_folder import begin, begun, choose_folder, locked, remove_if_refused, seal, training_fields
 
 __all__ = ["RunWriter", "Run", "open_run"]
 
@@ -58,8 +58,8 @@ def open_run(
 ) -> Iterator["RunWriter"]:
     "Hold the run's folder, show and keep its lines, stop in time after a signal. Raises: InputError"
     folder = choose_folder(recipe, out, resume)
-    with gone_unless_begun(folder), locked(folder), plain_failures(folder, recipe.bs), \
-         lines_to(folder / "log.txt", quiet), StopOnSignal() as stop:
+    with remove_if_refused(folder), locked(folder), one_line_errors(folder, recipe.bs), \
+         show_log(folder / "log.txt", quiet), StopOnSignal() as stop:
         yield RunWriter(recipe, folder, stop, resume, checkpoint_minutes)
 
 

@@ -10,7 +10,7 @@ from statistics import mean, stdev
 from ..errors import InputError
 from ..files import write_json
 from ..recipe import Recipe
-from .console import lines_to
+from .console import show_log
 from .one_run import train
 
 __all__ = ["summary", "train_seeds"]
@@ -29,7 +29,7 @@ def train_seeds(
     if len(set(seeds)) < len(seeds): raise InputError(f"seeds {seeds} repeat. Give each one once.")
     folder = Path(out or Path("runs") / recipe.name / f"{time.strftime('%Y%m%d-%H%M%S')}-seeds")
     results = []
-    with lines_to(quiet=kwargs.get("quiet", False)):
+    with show_log(quiet=kwargs.get("quiet", False)):
         for seed in seeds:
             results.append(train(recipe.but(seed=seed), data, folder / f"seed{seed}", **kwargs).results)
         settings = {k: v for k, v in recipe.as_dict().items() if k != "seed"}

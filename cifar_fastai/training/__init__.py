@@ -12,12 +12,12 @@ from .learner import ImageLearner, cifar_learner
 from .lr_finder import (
     SLIDE_NEEDS,
     SUGGESTIONS,
-    careful_rate,
     explain_rate,
+    fallback_rate,
     minimum,
     peak,
     peak_factor,
-    settled_rate,
+    plausible_rate,
     slide,
     steep,
     valley,
@@ -28,6 +28,6 @@ from .regularisers import ClipGradients, L1Loss, mixing
 from .schedules import create_schedule
 
 __all__ = ["ClipGradients", "ImageLearner", "KeepBest", "L1Loss", "Precision", "SLIDE_NEEDS", "SUGGESTIONS",
-           "careful_rate", "cifar_learner", "create_schedule", "epoch_row", "explain_rate", "fitting",
-           "inside_fit", "minimum", "mixing", "optimizer", "peak", "peak_factor", "settled_rate", "slide",
+           "fallback_rate", "cifar_learner", "create_schedule", "epoch_row", "explain_rate", "fitting",
+           "inside_fit", "minimum", "mixing", "optimizer", "peak", "peak_factor", "plausible_rate", "slide",
            "steep", "valley"]

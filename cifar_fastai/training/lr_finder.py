@@ -20,8 +20,8 @@ from fastcore.basics import listify
 from ..errors import InputError, UnknownName
 from ..parts import LRFind, OneCycle
 
-__all__ = ["LRSweep", "careful_rate", "explain_rate", "fell", "find_rate", "minimum", "peak",
-           "peak_factor", "settled_rate", "slide", "steep", "valley"]
+__all__ = ["LRSweep", "fallback_rate", "explain_rate", "loss_fell", "find_rate", "minimum", "peak",
+           "peak_factor", "plausible_rate", "slide", "steep", "valley"]
 
 log = logging.getLogger("cifar_fastai")
 
@@ -129,8 +129,8 @@ def find_rate(
     with _untouched(learn), learn.no_logging():
         learn.fit(num_it // max(1, len(learn.dls.train)) + 1, cbs=sweep)
     lrs, losses = _judged(learn.recorder, num_it, SLIDE_NEEDS if slide in funcs else 2)
-    learn.recorder.fell = fell(losses)
-    if not learn.recorder.fell:
+    learn.recorder.loss_fell = loss_fell(losses)
+    if not learn.recorder.loss_fell:
         log.warning("rate        the loss did not fall in the range test: its suggestions say nothing")
     found = [f(lrs, losses, num_it) for f in funcs]
     names = [getattr(f, "func", f).__name__ for f in funcs]
@@ -203,7 +203,7 @@ def _go_to(dl, place):
 def _cuda_state(): return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 
 
-def fell(
+def loss_fell(
     losses: torch.Tensor,   # smoothed, one a rate, in the order they were tried
 ) -> bool:
     """Whether the loss fell from the mean of the first fifth, which is noisy, before it stands 5 % above the
@@ -214,12 +214,12 @@ def fell(
     return bool(((drop > .05) | (drop > .01) & (drop > 5 * noise)).any())
 
 
-def careful_rate(opt: str) -> float:
+def fallback_rate(opt: str) -> float:
     "A rate for an optimiser of which nothing is known: the usual default, 0.01 for SGD, 0.001 for others"
     return 1e-2 if opt in ("sgd", "asgd") else 1e-3
 
 
-def settled_rate(
+def plausible_rate(
     rates,             # the namedtuple of `find_rate`
     rule: str,         # the field to take
     lowest: float,     # the first rate that was tried
@@ -237,7 +237,7 @@ def settled_rate(
 def explain_rate(
     rates,                 # the namedtuple of `find_rate`
     rule: str,             # the field that was asked for
-    taken: float,          # what `settled_rate` or `careful_rate` gives
+    taken: float,          # what `plausible_rate` or `fallback_rate` gives
     fell: bool = True,     # whether the loss did
 ) -> str:
     "One line for the log: every suggestion, and which one is taken"

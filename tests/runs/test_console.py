@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from cifar_fastai.recipe import counted
-from cifar_fastai.runs.console import lines_to
+from cifar_fastai.runs.console import show_log
 
 log = logging.getLogger("cifar_fastai")
 
@@ -26,7 +26,7 @@ def test_one_thing_is_no_plural(n, said): assert counted(n, "step") == said
 
 
 def test_lines_go_to_stdout_and_with_the_time_to_a_file(tmp_path, capsys):
-    with nobody_listens(), lines_to(tmp_path / "log.txt"): log.info("data %d", 5), log.warning("careful")
+    with nobody_listens(), show_log(tmp_path / "log.txt"): log.info("data %d", 5), log.warning("careful")
     assert capsys.readouterr().out == "data 5\ncareful\n"
     first, second = (tmp_path / "log.txt").read_text().splitlines()
     assert first[4] == "-" and first[13] == ":" and first.endswith(" data 5") and second.endswith(" careful")
@@ -34,21 +34,21 @@ def test_lines_go_to_stdout_and_with_the_time_to_a_file(tmp_path, capsys):
 
 
 def test_quiet_shows_warnings_alone_and_keeps_all_lines_in_the_file(tmp_path, capsys):
-    with nobody_listens(), lines_to(tmp_path / "log.txt", quiet=True): log.info("x"), log.warning("careful")
+    with nobody_listens(), show_log(tmp_path / "log.txt", quiet=True): log.info("x"), log.warning("careful")
     assert capsys.readouterr().out == "careful\n"
     assert len((tmp_path / "log.txt").read_text().splitlines()) == 2
 
 
 def test_within_another_no_line_is_shown_twice_and_a_resumed_log_goes_on(tmp_path, capsys):
-    with nobody_listens(), lines_to():
+    with nobody_listens(), show_log():
         for k in range(2):
-            with lines_to(tmp_path / "log.txt"): log.info("line %d", k)
+            with show_log(tmp_path / "log.txt"): log.info("line %d", k)
     assert capsys.readouterr().out == "line 0\nline 1\n"
     assert len((tmp_path / "log.txt").read_text().splitlines()) == 2
 
 
 def test_a_program_that_already_shows_the_lines_is_left_to_it(tmp_path, capsys, caplog):
-    with lines_to(): log.warning("once")
+    with show_log(): log.warning("once")
     assert capsys.readouterr().out == "" and caplog.messages == ["once"]
 
 
@@ -57,11 +57,11 @@ def test_a_reader_that_is_gone_does_not_end_the_run(monkeypatch, capfd, tmp_path
     os.close(read_end)
     with os.fdopen(write_end, "w", buffering=1) as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
-        with nobody_listens(), lines_to(tmp_path / "log.txt"):
+        with nobody_listens(), show_log(tmp_path / "log.txt"):
             for k in range(3): log.info("line %d", k)
     assert len((tmp_path / "log.txt").read_text().splitlines()) == 3 and capfd.readouterr().err == ""
 
 
 def test_the_handlers_go_where_the_inside_fails(tmp_path):
-    with pytest.raises(ZeroDivisionError), lines_to(tmp_path / "log.txt"): 1 / 0   # noqa: B018
+    with pytest.raises(ZeroDivisionError), show_log(tmp_path / "log.txt"): 1 / 0   # noqa: B018
     assert not log.handlers

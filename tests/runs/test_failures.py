@@ -10,12 +10,12 @@ from cifar_fastai.checkpoints.stop_on_signal import Stopped
 from cifar_fastai.checkpoints.store import CheckpointStore
 from cifar_fastai.errors import InputError
 from cifar_fastai.files import SaveError
-from cifar_fastai.runs.console import OutOfMemory, plain_failures
+from cifar_fastai.runs.console import OutOfMemory, one_line_errors
 
 
 def said(folder, error):
     "What becomes of `error`"
-    with pytest.raises(BaseException) as found, plain_failures(folder, bs=512): raise error
+    with pytest.raises(BaseException) as found, one_line_errors(folder, bs=512): raise error
     return found.value
 
 

@@ -425,8 +425,8 @@ def test_F23_out_of_memory_hints_at_the_batch_size_and_keeps_the_checkpoint(tmp_
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_F23_out_of_memory_on_a_gpu(tmp_path):
-    from cifar_fastai.runs.console import OutOfMemory, plain_failures
-    with pytest.raises(OutOfMemory, match="--bs 256"), plain_failures(tmp_path, 512):
+    from cifar_fastai.runs.console import OutOfMemory, one_line_errors
+    with pytest.raises(OutOfMemory, match="--bs 256"), one_line_errors(tmp_path, 512):
         torch.empty(1 << 50, device="cuda")
 
 

@@ -12,11 +12,11 @@ from cifar_fastai.runs.run_folder import (
     begin,
     begun,
     choose_folder,
-    gone_unless_begun,
     holds_run,
     listed_sums,
     load_recipe,
     newest_run,
+    remove_if_refused,
     seal,
     sealed_files,
     training_fields,
@@ -89,7 +89,7 @@ def test_a_run_that_was_refused_leaves_no_folder(tmp_path, status, there, left):
     error, folder = InputError("no"), tmp_path / "run"
     error.exit_status = status
     if there: folder.mkdir()
-    with pytest.raises(InputError), gone_unless_begun(folder):
+    with pytest.raises(InputError), remove_if_refused(folder):
         folder.mkdir(exist_ok=True)
         (folder / "log.txt").write_text("refused")
         raise error

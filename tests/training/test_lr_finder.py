@@ -226,13 +226,13 @@ def test_a_net_without_batch_norm_and_a_part_that_is_frozen_are_left_alone(learn
 def test_a_rate_among_the_first_ones_tried_gives_way_to_the_median(caplog):
     from collections import namedtuple
 
-    from cifar_fastai.training.lr_finder import settled_rate
+    from cifar_fastai.training.lr_finder import plausible_rate
     Rates = namedtuple("Rates", "valley slide minimum steep")
     noisy, clear = Rates(0.02, 0.04, 4e-6, 0.3), Rates(0.02, 0.04, 0.01, 0.3)
-    assert settled_rate(noisy, "minimum", 1e-5) == pytest.approx(0.04) and "hardly moved" in caplog.text
+    assert plausible_rate(noisy, "minimum", 1e-5) == pytest.approx(0.04) and "hardly moved" in caplog.text
     none_moved = Rates(2e-5, 4e-5, 3e-5, 5e-5)
-    assert settled_rate(none_moved, "slide", 1e-5) == pytest.approx(3.5e-5)
+    assert plausible_rate(none_moved, "slide", 1e-5) == pytest.approx(3.5e-5)
     said = explain_rate(noisy, "minimum", 0.04)
     assert said.startswith("0.04 (median, not minimum) of valley 0.02") and "minimum 4e-06" in said
     caplog.clear()
-    assert settled_rate(clear, "minimum", 1e-5) == 0.01 and not caplog.text
+    assert plausible_rate(clear, "minimum", 1e-5) == 0.01 and not caplog.text
