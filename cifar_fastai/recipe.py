@@ -42,6 +42,11 @@ class Recipe(Part):
     precision: str = "auto"         # "auto" (by device), "fp32", "bf16" or "fp16"
     seed: int = 0                   # of first weights, order, augmentation, limit and holdout
 
+    def __new__(cls, **values):
+        for name in values:         # Python's own error would not say where a field is now
+            if name not in _names(cls): raise _unknown(name)
+        return super().__new__(cls)
+
     def __post_init__(self):
         for f in fields(self):      # a dict or a name stands for the part with these fields
             object.__setattr__(self, f.name, self._amended(f.name, f.default, getattr(self, f.name)))
@@ -96,8 +101,6 @@ class Recipe(Part):
     @classmethod
     def from_dict(cls, values: dict) -> "Recipe":
         "The recipe in JSON values; what is left out has its default. Raises: InputError"
-        for name in values:
-            if name not in _names(cls): raise _unknown(name)
         return cls(**({"min_steps": 0} if "bs" in values else {}) | values)       # as `but`
 
     def _amended(self, name: str, now, value):

@@ -1,5 +1,7 @@
 """A recipe is checked when it is made, and known by its numbers."""
+import copy
 import json
+import pickle
 from dataclasses import FrozenInstanceError, fields
 
 import albumentations as A
@@ -154,8 +156,15 @@ def test_a_field_that_is_not_there_is_answered_with_where_it_is(wrong, says):
     with pytest.raises(InputError, match=says): make().but(**wrong)
 
 
-def test_an_unknown_field_is_python_own_error():
-    with pytest.raises(TypeError, match="epoch"): make(epoch=3)
+def test_the_constructor_says_so_too():
+    with pytest.raises(InputError, match="unknown recipe field 'epoch'. Did you mean epochs"): make(epoch=3)
+    with pytest.raises(InputError, match="it is opt.wd. In Python give"): make(wd=1e-3)
+    with pytest.raises(TypeError, match="name"): Recipe(epochs=3)
+
+
+def test_a_recipe_can_be_copied_and_pickled():
+    base = make(opt=Optimizer("adamw"), schedule=Step(drop=.5))
+    assert pickle.loads(pickle.dumps(base)) == copy.deepcopy(base) == base
 
 
 # JSON and fingerprint
