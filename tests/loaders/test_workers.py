@@ -130,7 +130,7 @@ def test_ctrl_c_in_the_terminal_leaves_the_workers_to_finish_the_batch(learnable
 SPAWN = """
 import multiprocessing, sys
 import numpy as np, torch
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 
 if __name__ == "__main__":
     multiprocessing.set_start_method("spawn")
@@ -153,7 +153,7 @@ if __name__ == "__main__":
 def test_F26_spawned_workers_show_the_same_pixels_and_share_the_pictures(tmp_path):
     (tmp_path / "spawn ü.py").write_text(SPAWN)
     done = subprocess.run([sys.executable, "-W", "ignore", tmp_path / "spawn ü.py", tmp_path / "x.npy",
-                           HELPERS], capture_output=True, text=True, timeout=250)
+                           HELPERS, Path(__file__).parent], capture_output=True, text=True, timeout=250)
     assert done.stdout.splitlines()[-1:] == ["equal"], done.stderr
 
 
