@@ -14,7 +14,7 @@ warnings.filterwarnings("ignore")
 import numpy as np, torch
 from torch import nn
 from cifar_fastai import GradCAM, ImageData, cifar_dataloaders, cifar_learner
-from cifar_fastai.explain import choose
+from cifar_fastai.explain.any_picture import choose
 from fastai.data.core import TfmdDL, TfmdLists
 torch.set_num_threads(1)
 n, rng = int(sys.argv[1]), np.random.default_rng(0)

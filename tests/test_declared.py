@@ -1,11 +1,13 @@
 """What the package imports is declared, and what is installed is the package: not the benchmarks."""
 import ast
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 from packaging.requirements import Requirement
@@ -76,3 +78,23 @@ def test_the_list_of_recipes_works_without_the_benchmarks(installed, tmp_path):
                           cwd=tmp_path, timeout=60)
     assert done.returncode == 0 and done.stderr == "" and "resnet18_20ep" in done.stdout
     assert "test accuracy: see benchmarks/results of the repository" in done.stdout
+
+
+IMPORT = re.compile(r"from ((?:cifar_fastai|recipes|benchmarks)[\w.]*) import ([\w, ]+)")
+
+
+def names_nothing(text: str) -> list[str]:
+    "Imports of ours in `text`, code that is run in another process included, that cannot be made"
+    found = []
+    for module, names in IMPORT.findall(text):
+        for name in (n.split(" as ")[0].strip() for n in names.split(",")):
+            try: resolve_name(f"{module}.{name}")
+            except (ImportError, AttributeError): found.append(f"{module}.{name}")
+    return found
+
+
+def test_imports_name_what_exists_also_in_texts_of_code():
+    folders = (ROOT / d for d in ("tests", "benchmarks", "docs"))
+    files = [ROOT / "README.md", *(p for d in folders for p in d.rglob("*") if p.suffix in (".py", ".md"))]
+    wrong = {p.name: found for p in files if (found := names_nothing(p.read_text()))}
+    assert wrong == {"test_house.py": ["cifar_fastai.gradcam.cam.A"]}, "the control"
