@@ -116,6 +116,20 @@ def test_a_wrong_input_is_one_line_on_stderr_and_leaves_nothing(tmp_path, flags,
     assert line.startswith(f"cifar_fastai: {says}")
 
 
+@pytest.mark.parametrize("module, argv, spared", [
+    ("recipes.resnet18_20ep", ["--data", "nowhere"], "fastai torch pandas"),
+    ("recipes.resnet18_20ep", ["--epochs", "0"], "fastai torch pandas"),
+    ("recipes", ["train", "nowhere.json"], "fastai"), ("recipes", ["verify", "nowhere"], "fastai"),
+    ("recipes", ["compare", "nowhere"], "fastai torch")])
+def test_it_is_refused_before_what_takes_seconds_is_imported(module, argv, spared):
+    code = ("import sys, runpy\n"
+            f"sys.argv = ['x', *{argv!r}]\n"
+            f"try: runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
+            f"except SystemExit as end: print(end.code, *{{*{spared.split()!r}}} & {{*sys.modules}})")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1:] == ["2"], done.stdout + done.stderr
+
+
 # wrong inputs that only the data or the net can tell
 
 def nine_of_ten(root):

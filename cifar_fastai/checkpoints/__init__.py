@@ -6,11 +6,9 @@ a fit in order.
 Read checkpoint first (the callback), then learner_state (what is saved) and store (how it is written), then
 stop_on_nonfinite and stop_on_signal.
 """
-from .checkpoint import Checkpoint
-from .learner_state import generators, restore_generators
-from .stop_on_nonfinite import StopOnNonFinite
-from .stop_on_signal import StopOnSignal, Stopped
-from .store import CheckpointError, CheckpointStore, differences, verified
+import lazy_loader
 
-__all__ = ["Checkpoint", "CheckpointError", "CheckpointStore", "StopOnNonFinite", "StopOnSignal", "Stopped",
-           "differences", "generators", "restore_generators", "verified"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={   # `store` needs no fastai
+    "checkpoint": ["Checkpoint"], "learner_state": ["generators", "restore_generators"],
+    "stop_on_nonfinite": ["StopOnNonFinite"], "stop_on_signal": ["StopOnSignal", "Stopped"],
+    "store": ["CheckpointError", "CheckpointStore", "differences", "verified"]})

@@ -10,9 +10,6 @@ from contextlib import contextmanager, suppress
 from math import inf
 from pathlib import Path
 
-import torch
-
-from ..checkpoints import CheckpointStore, Stopped
 from ..errors import InputError
 from ..files import SaveError
 
@@ -75,6 +72,7 @@ def show_log(
             log.removeHandler(h)
             h.close()
 
+
 NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -90,6 +88,7 @@ def one_line_errors(
 ):
     """Turn out-of-memory, disk-full and signals into one-line errors that name the last checkpoint.
     Raises: OutOfMemory, SaveError, Stopped"""
+    from ..checkpoints import CheckpointStore, Stopped  # not above: log lines are wanted before fastai is
     try: yield
     except Stopped as stop:
         if not (Path(folder) / "checkpoints").exists(): raise
@@ -110,4 +109,5 @@ def one_line_errors(
 
 def _for_memory(error: Exception) -> bool:
     "Whether `error` says that memory ran out; on a CPU torch has no type of its own for that"
+    import torch
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
