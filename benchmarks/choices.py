@@ -13,7 +13,6 @@ from fastai.torch_core import TensorCategory, TensorImage
 
 from cifar_fastai import StopOnNonFinite, resnet18
 from cifar_fastai.loaders import augment
-from cifar_fastai.loaders.augment import build_augmentation
 from cifar_fastai.training.learner import ImageLearner
 
 from .harness import alternate
@@ -77,7 +76,7 @@ def stock_recorder(learn):
 
 
 def augmenting(tfms, rounds: int) -> str:
-    aug, pictures = build_augmentation(tfms, 32), coloured(2000, 100).x_train
+    aug, pictures = augment.build_augmentation(tfms, 32), coloured(2000, 100).x_train
     ours = augment.augmenter(aug)
     steps = list(aug.transforms)
 

@@ -8,7 +8,6 @@ where objects stand but not this one. Insertion and deletion AUC of the predicte
 blurred baseline), paired bootstrap intervals of 95 %. Also: blank maps, and peaks in the outer 6 pixels.
 """
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,4 +179,4 @@ def main(argv: list[str] | None = None) -> None:
             print(table(found[-1]), flush=True)
             if args.json:
                 about = machine() | {"data": Path(data.source).name, "data_fingerprint": data.fingerprint}
-                write_json(args.json, about | {"nets": json.loads(json.dumps(found))})
+                write_json(args.json, about | {"nets": found})

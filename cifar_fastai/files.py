@@ -17,7 +17,8 @@ import numpy as np
 
 from .errors import InputError
 
-__all__ = ["SaveError", "digest", "read_json", "save_atomically", "sha256_of", "sweep", "write_json"]
+__all__ = ["TEMPORARY", "SaveError", "digest", "read_json", "save_atomically", "sha256_of", "sweep",
+           "write_json"]
 
 TEMPORARY = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp")   # the second part is a process
 
@@ -99,6 +100,7 @@ def digest(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = pool.map(lambda p: hashlib.sha256(p).digest(), pieces)
         return hashlib.sha256(b"".join(parts)).hexdigest()
+
 
 LIMIT = 1 << 24                                           # bytes of a JSON file; a real one has thousands
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["cache_dir", "machine_name", "versions"]
+__all__ = ["BF16_FLAGS", "cache_dir", "cpu_flags", "describe_device", "machine_name", "versions"]
 
 
 def cache_dir() -> Path | None:
@@ -22,6 +22,7 @@ def versions() -> dict[str, str]:
     for name in ("cifar_fastai", "fastai", "torch", "numpy", "albumentations"):
         with suppress(metadata.PackageNotFoundError): found[name] = metadata.version(name)
     return found
+
 
 CPU_INFO = Path("/proc/cpuinfo")
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}   # the last one is ARM's

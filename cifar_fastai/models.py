@@ -153,6 +153,7 @@ def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
         if all(groups): return groups
     return [[p for p in model.parameters() if p.requires_grad]]
 
+
 COLUMNS = ("input_size", "output_size", "num_params", "params_percent", "kernel_size", "mult_adds")
 
 

@@ -107,9 +107,8 @@ class Recipe(Part):
         "The value of field `name`, which is `now`, after a change: a dict has fields of a part, as in JSON"
         kind = PARTS.get(name, policy.Policy if name == "aug" else None)
         if name == "lr" and value == "find": return LRFind()
-        if kind is None or not isinstance(value, dict):
-            if kind in (Loss, Optimizer, Schedule) and isinstance(value, str): value = {"name": value}
-            else: return value
+        if kind in (Loss, Optimizer, Schedule) and isinstance(value, str): value = {"name": value}
+        if kind is None or not isinstance(value, dict): return value
         if kind is policy.Policy:
             if "transform" in value:
                 raise InputError(f"{self._label()} holds transforms of Albumentations, which only its own "

@@ -17,7 +17,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 from cifar_fastai import cli
-from cifar_fastai.errors import InputError, UnknownName
+from cifar_fastai.errors import InputError, UnknownName, report_errors
 from cifar_fastai.recipe import Recipe
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
@@ -75,7 +75,7 @@ def listing() -> str:
 def main(argv: list[str] | None = None) -> None:
     "List the recipes, or do what the first word of `argv` says"
     argv = sys.argv[1:] if argv is None else argv
-    with cli.report_errors(debug="--debug" in argv):
+    with report_errors(debug="--debug" in argv):
         if not argv: print(listing())
         elif argv[0] in ("-h", "--help"): print(__doc__.strip())
         elif argv[0] not in COMMANDS: raise UnknownName("command of recipes", argv[0], COMMANDS)

@@ -143,8 +143,7 @@ def test_every_room_lists_what_it_offers_and_every_name_of_it_is_documented():
 
 def test_every_argument_of_a_public_function_is_given_a_value_by_some_test():
     "The names that are left were looked at: fastai's own, or given by flag or by position"
-    looked_at = {("ImageData", "files_test"),
-                 ("Recipe", "lr_rule"), ("Recipe", "lr_mode"), ("train", "checkpoint_minutes"),
+    looked_at = {("ImageData", "files_test"), ("train", "checkpoint_minutes"),
                  ("slide", "lr_diff"), ("slide", "thresh"), ("slide", "adjust_value")}
     tests = "".join(p.read_text() for p in Path(__file__).parent.rglob("*.py"))
     never = set()

@@ -6,7 +6,6 @@
 They end a fit by `CancelFitException`, so that every callback's `after_fit` closes its files and takes out
 its hooks, and raise their error after that.
 """
-
 import torch
 from fastai.callback.core import Callback, CancelFitException
 from torch import nn

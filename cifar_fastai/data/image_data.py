@@ -9,8 +9,8 @@ import numpy as np
 from ..errors import InputError
 from ..files import digest
 
-__all__ = ["ImageData", "content_keys", "shared_pictures", "split_off", "statistics", "stratified",
-           "without_doubles"]
+__all__ = ["ImageData", "content_keys", "describe_arrays", "described_fields", "shared_pictures", "split_off",
+           "statistics", "stratified", "without_doubles"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,14 +80,16 @@ class ImageData:
         return rest, held
 
 
-def describe_arrays(x_train, y_train, x_test, y_test, classes):
+def describe_arrays(x_train, y_train, x_test, y_test, classes) -> dict:
+    "fingerprint, mean, std, and how many test pictures are among the training pictures (shared)"
     parts = [classes, x_train.shape, x_test.shape, *map(digest, (x_train, y_train, x_test, y_test))]
     mean, std = statistics(x_train)
     return {"fingerprint": hashlib.sha256(json.dumps(parts).encode()).hexdigest(), "mean": mean, "std": std,
             "shared": len(shared_pictures(x_train, x_test))}
 
 
-def described_fields(about):
+def described_fields(about: dict) -> dict:
+    "The fields of an `ImageData` in what `describe_arrays` gives, also after JSON"
     return {"fingerprint": about["fingerprint"], "mean": tuple(about["mean"]), "std": tuple(about["std"])}
 
 

@@ -31,8 +31,8 @@ from ..training import (
     slide,
 )
 
-__all__ = ["adapted_to", "check_names", "choose_rate", "extras_of", "given_rate", "load_pictures",
-           "regularisers_of", "schedule_of", "suggestions_of"]
+__all__ = ["adapted_to", "check_names", "choose_rate", "extras_of", "load_pictures", "regularisers_of",
+           "schedule_of", "suggestions_of"]
 
 log = logging.getLogger("cifar_fastai")
 
@@ -79,12 +79,6 @@ def suggestions_of(recipe: Recipe) -> list:
     its = recipe.lr.num_it
     long = its - its // 10 - 5 >= SLIDE_NEEDS or recipe.lr.rule == "slide"
     return [f for f in SUGGESTIONS if long or f is not slide]
-
-
-def given_rate(lr: float) -> float:
-    "The rate that the recipe gives, with a line for the log"
-    log.info("rate        %g (given)", lr)
-    return float(lr)
 
 
 def choose_rate(recipe: Recipe, learn: ImageLearner, rates) -> float:

@@ -7,9 +7,10 @@ What `python -m recipes.<name>` calls.
     learn = learner_of(recipe, "digits")          # the Learner that `train` trains, to go on with by hand
     fit(recipe, learn, find_lr(recipe, learn).chosen)
 """
+import logging
 from pathlib import Path
 
-from fastcore.foundation import L
+from fastcore.basics import listify
 
 from ..data import ImageData
 from ..explain import GradCAMCallback, ImageInterpretation
@@ -22,7 +23,6 @@ from .from_recipe import (
     check_names,
     choose_rate,
     extras_of,
-    given_rate,
     load_pictures,
     regularisers_of,
     schedule_of,
@@ -32,6 +32,8 @@ from .report import FoundRate, write_data, write_interpretation, write_training
 from .run_writer import Run, open_run
 
 __all__ = ["find_lr", "fit", "learner_of", "train"]
+
+log = logging.getLogger("cifar_fastai")
 
 
 def train(
@@ -63,7 +65,7 @@ def train(
 
         maps = GradCAMCallback(recipe.explain.layer, every=recipe.explain.every,
                                path=writer.folder / "figures" / "gradcam_epochs.png")
-        fit(recipe, learn, found.chosen, cbs=[*writer.callbacks(), maps, *L(cbs)])
+        fit(recipe, learn, found.chosen, cbs=[*writer.callbacks(), maps, *listify(cbs)])
         write_training(writer.folder, **writer.recorded(), found=found if found.lrs else None)
 
         interp = ImageInterpretation.from_learner(learn, ds_idx=len(learn.dls.loaders) - 1,   # the test set
@@ -102,7 +104,9 @@ def learner_of(
 def find_lr(recipe: Recipe, learn: ImageLearner) -> FoundRate:
     "The recipe's rate: the one that is given, or the one that the range test finds on the training loss"
     test = recipe.lr
-    if not isinstance(test, LRFind): return FoundRate([], [], {}, given_rate(test))
+    if not isinstance(test, LRFind):
+        log.info("rate        %g (given)", test)
+        return FoundRate([], [], {}, float(test))
     with learn.added_cbs(regularisers_of(recipe)):
         rates = learn.lr_find(test.start_lr, test.end_lr, test.num_it, suggest_funcs=suggestions_of(recipe),
                               n_epoch=recipe.epochs, warm_up=recipe.warm_up, mode=test.mode, on=test.on,
@@ -118,7 +122,7 @@ def fit(
     cbs=None,        # further callbacks
 ) -> None:
     "Fit as the recipe says: by `fit_one_cycle`, or by `fit` with the callback of another schedule"
-    s, cbs = recipe.schedule, [*L(cbs), *extras_of(recipe)]
+    s, cbs = recipe.schedule, [*listify(cbs), *extras_of(recipe)]
     if not isinstance(s, OneCycle):
         learn.fit(recipe.epochs, lr, cbs=[schedule_of(recipe, lr), *cbs])
         return

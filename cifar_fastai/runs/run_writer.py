@@ -1,7 +1,7 @@
 """Write a run folder while a recipe trains: lock, log lines, signals, checkpoints, results, checksums.
 
     with open_run(recipe, "runs/demo") as writer:
-        writer.begin(learn, recipe, "digits")
+        writer.begin(learn, "digits")
         fit(recipe, learn, rate, cbs=writer.callbacks())
         run = writer.finish(interp, found)
 """
@@ -29,7 +29,7 @@ from .logs import History, TensorBoardLog
 from .report import FoundRate, numbers, write_predictions
 from .run_folder import begin, begun, choose_folder, locked, remove_if_refused, seal, training_fields
 
-__all__ = ["RunWriter", "Run", "open_run"]
+__all__ = ["Run", "RunWriter", "open_run"]
 
 log = logging.getLogger("cifar_fastai")
 
@@ -72,7 +72,7 @@ class RunWriter:
         self.before = begun(folder) if resume else {}
         self.lr_file = folder / "checkpoints" / "lr_find.json"
 
-    def begin(self, learn: ImageLearner, data: ImageData | str | Path, split: float | None) -> None:
+    def begin(self, learn: ImageLearner, data: ImageData | str | Path, split: float | None = None) -> None:
         "Write down what is decided before training. Raises: InputError where a resumed run had other values"
         self.learn = learn
         find_layers(learn.model, learn.recipe.explain.layer)
@@ -84,6 +84,8 @@ class RunWriter:
         decided = {"data": named, "data_fingerprint": learn.dls.data.fingerprint, "data_split": split,
                    "precision": learn.precision_name, "device": describe_device(learn.dls.device)}
         begin(self.folder, learn.recipe, decided, self.resume)
+        summary = model_summary(learn.model, learn.dls.data.size)
+        save_atomically(self.folder / "model.txt", summary.encode())
 
     def _say_start(self) -> None:
         "The recipe as it is trained, the data, the device and the net"
@@ -99,17 +101,16 @@ class RunWriter:
         log.info("device      %s, %d loader workers", describe_device(dls.device),
                  dls.train.fake_l.num_workers)
         log.info("net         %s, %s parameters, %s, channels_last", recipe.model,
-                 f"{parameters(self.learn.model):,}", self.learn.precision_name)
+                 f"{_n_parameters(self.learn.model):,}", self.learn.precision_name)
 
     def rate_found(self) -> FoundRate | None:
         "What the range test of the run that is resumed found"
         return FoundRate(**read_json(self.lr_file)) if self.resume and self.lr_file.exists() else None
 
     def keep_rate(self, found: FoundRate) -> None:
+        "Save what a range test found. Raises: Stopped after a signal"
         if found.lrs: write_json(self.lr_file, found._asdict())
         self.stop.check()
-        summary = model_summary(self.learn.model, self.learn.dls.data.size)
-        save_atomically(self.folder / "model.txt", summary.encode())
 
     def callbacks(self) -> list:
         "Curves as CSV and in TensorBoard, checkpoints, and the end of a fit whose loss is not finite"
@@ -120,7 +121,7 @@ class RunWriter:
         return [self.history, self.board, saved, StopOnNonFinite()]
 
     def recorded(self) -> dict:
-        "What `write_training` draws"
+        "What the fit recorded, as `write_training` takes it. Raises: Stopped after a signal"
         self.stop.check()
         hps = self.learn.recorder.hps
         return {"history": self.history.rows, "lrs": hps["lr"], "moms": hps.get("mom"),
@@ -147,7 +148,7 @@ class RunWriter:
         return {**numbers(interp), "recipe": recipe.name, "recipe_fingerprint": recipe.fingerprint(),
                 "lr": found.chosen, "epochs": recipe.epochs, "bs": dls.train.bs, "seed": recipe.seed,
                 "tta": recipe.tta, "judged_on": "test set", "valid": recipe.valid,
-                "parameters": parameters(learn.model), "data": data.source,
+                "parameters": _n_parameters(learn.model), "data": data.source,
                 "data_fingerprint": data.fingerprint, "training_pictures": len(dls.train.dataset),
                 "device": describe_device(dls.device), "precision": learn.precision_name,
                 "workers": dls.train.fake_l.num_workers, "versions": versions(),
@@ -164,7 +165,7 @@ class RunWriter:
         board.close()
 
 
-def parameters(model) -> int: return sum(p.numel() for p in model.parameters())
+def _n_parameters(model) -> int: return sum(p.numel() for p in model.parameters())
 
 
 def _rounded(values) -> str: return "(" + ", ".join(f"{v:.4f}".lstrip("0") for v in values) + ")"

@@ -28,6 +28,6 @@ from .regularisers import ClipGradients, L1Loss, mixing
 from .schedules import create_schedule
 
 __all__ = ["ClipGradients", "ImageLearner", "KeepBest", "L1Loss", "Precision", "SLIDE_NEEDS", "SUGGESTIONS",
-           "fallback_rate", "cifar_learner", "create_schedule", "epoch_row", "explain_rate", "fitting",
+           "cifar_learner", "create_schedule", "epoch_row", "explain_rate", "fallback_rate", "fitting",
            "inside_fit", "minimum", "mixing", "optimizer", "peak", "peak_factor", "plausible_rate", "slide",
            "steep", "valley"]

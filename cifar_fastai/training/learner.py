@@ -5,10 +5,11 @@
     learn.fit_one_cycle(20, rates.peak)
 
 Private parts of fastai that `ImageLearner` overrides, and what each is for. A test watches their signatures
-(tests/training/test_private_parts.py); `python -m benchmarks choices` measures a tiny net's step without one.
+(tests/training/test_private_parts.py); what a tiny net's step costs without the first two is measured by
+`python -m benchmarks choices` (benchmarks/results/choices.txt).
 
-    _call_one      a step takes 4 % less: only callbacks that listen to an event are asked, and sorted once
-    _split         a step takes 20 % less: the model gets plain tensors, not fastai's subclasses
+    _call_one      only callbacks that listen to an event are asked, and they are sorted once
+    _split         the model gets plain tensors, not fastai's subclasses, which cost time at each operation
     _with_events   callbacks clean up after Ctrl-C and errors, of which fastai tells them nothing
     __exit__       a prediction pass that failed is no row in the epoch table
 
@@ -213,7 +214,7 @@ def cifar_learner(
     Raises: InputError for an unknown architecture, optimiser or precision, classes that do not fit the
     head, or smoothing beside a loss function that is given."""
     classes, seed = len(dls.vocab), getattr(dls.train, "seed", 0) if seed is None else seed
-    if smoothing is None: smoothing = Loss.smoothing if loss_func == "ce" else 0.0
+    if smoothing is None: smoothing = Loss.smoothing if loss_func in (None, "ce") else 0.0
     if smoothing and not isinstance(loss_func, str):
         raise InputError(f"smoothing={smoothing:g} does nothing to a loss function that is given. Give it "
                          "its own label_smoothing=, or its name: ce or nll.")

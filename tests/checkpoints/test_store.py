@@ -11,7 +11,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from made import names
+from made import flip, names
 
 from cifar_fastai.checkpoints.store import CheckpointError, CheckpointStore, plain_values
 from cifar_fastai.errors import InputError
@@ -89,12 +89,6 @@ def empty(path): path.write_bytes(b"")
 def remove(path): path.unlink()
 def hostile(path): path.write_bytes(pickle.dumps(Hostile(path.parent / "marker")))
 def hostile_zip(path): torch.save({"model": Hostile(path.parent / "marker")}, path)
-
-
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def vouch(path):

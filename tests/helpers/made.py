@@ -62,3 +62,10 @@ def shuffled(data, seed=1):
 
 
 def pictures(x): return {p.tobytes() for p in x}
+
+
+def flip(path):
+    "Change one bit in the middle of a file"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)

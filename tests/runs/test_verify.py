@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from made import flip
 from process import at, run, send, whole
 
 from cifar_fastai.errors import InputError
@@ -25,12 +26,6 @@ def test_a_whole_run_is_whole(folder, capsys):
     assert verify_run(folder) == ([], [])
     main(["verify", str(folder)])
     assert capsys.readouterr().out == f"{folder}: whole\n"
-
-
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def unseal(folder):
