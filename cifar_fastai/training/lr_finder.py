@@ -20,7 +20,7 @@ from fastcore.basics import listify
 from ..errors import InputError, UnknownName
 from ..parts import LRFind, OneCycle
 
-__all__ = ["LRSweep", "fallback_rate", "explain_rate", "loss_fell", "find_rate", "minimum", "peak",
+__all__ = ["LRSweep", "explain_rate", "fallback_rate", "find_rate", "loss_fell", "minimum", "peak",
            "peak_factor", "plausible_rate", "slide", "steep", "valley"]
 
 log = logging.getLogger("cifar_fastai")
@@ -96,18 +96,19 @@ def find_rate(
     learn,
     start_lr: float = LRFind.start_lr,
     end_lr: float = LRFind.end_lr,
-    num_it: int = LRFind.num_it,   # batches, each with a higher rate
-    mode: str = LRFind.mode,   # "exp": by a factor, "linear": by a step
-    on: str = LRFind.on,     # whose loss: "train" (smoothed) or "holdout" (one batch); never the test set's
+    num_it: int = LRFind.num_it,  # batches, each with a higher rate
+    mode: str = LRFind.mode,      # "exp": by a factor, "linear": by a step
+    on: str = LRFind.on,          # whose loss: "train" (smoothed) or "holdout" (one batch), no test set
     stop_div: bool = True,   # stop where the loss is above four times its minimum
     show_plot: bool = True,
     suggest_funcs=None,      # None: valley; `peak`, fastai's `slide`, `minimum`, `steep`, or like them
-    n_epoch: int | None = None,     # of the fit that the rate is for: `peak` then goes by its warm-up, and no
-                                    # more batches are tried than it has (but 60)
-    warm_up: float | None = None,   # epochs until the peak of that fit; None: as `fit_one_cycle` has it
+    n_epoch: int | None = None,   # length of the fit that the rate is for, see below
+    warm_up: float | None = None,  # epochs until the peak of that fit; None: as `fit_one_cycle` has it
 ):                           # namedtuple of rates by function; losses and rates stay in `learn.recorder`
     """Try rates from `start_lr` to `end_lr`; model, optimiser, generators and disk are afterwards as before.
-    Raises: InputError for rates that do not rise, or where too few batches are left to judge by."""
+    With `n_epoch` the suggestion `peak` goes by the warm-up of that fit, and no more batches are tried than
+    it has (but 60). Raises: InputError for rates that do not rise, or where too few batches are left to judge
+    by."""
     if mode not in ("exp", "linear"): raise UnknownName("mode of the range test", mode, ["exp", "linear"])
     if on not in ("train", "holdout"): raise UnknownName("loss of the range test", on, ["train", "holdout"])
     if on == "holdout" and getattr(learn.dls, "valid_name", "test") == "test":
