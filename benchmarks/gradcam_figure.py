@@ -14,7 +14,8 @@ from torch import nn
 
 from cifar_fastai import ImageInterpretation, cifar_dataloaders, cifar_learner
 from cifar_fastai.data.image_data import ImageData
-from cifar_fastai.gradcam.cam import METHODS, GradCAM
+from cifar_fastai.gradcam.cam import GradCAM
+from cifar_fastai.gradcam.methods import METHODS
 from cifar_fastai.plots.figures import Tile, add_colorbar, offscreen, overlay, save_figure, show_tiles
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")        # 32×32, 16×16, 8×8 and 4×4 places, as in ResNet-18

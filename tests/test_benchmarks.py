@@ -246,11 +246,45 @@ def test_candidates_are_maps_of_each_layer_and_method_alone_and_together():
     net = tiny_net(4).eval()
     xb, target = torch.randn(6, 3, 16, 16), torch.arange(6) % 4
     found = {name: m for name, m, _ in maps.candidates(net, xb, target)}
-    assert {m.shape for m in found.values()} == {(6, 16, 16)} and "gradcam layer3, centred target" in found
+    assert {m.shape for m in found.values()} == {(6, 16, 16)} and "gradcam layer4+layer2, centred" in found
     alone = [found[f"layercam {n}"].relu() for n in ("layer3", "layer4")]
     first, second = (m / m.amax((1, 2), keepdim=True).clamp_min(1e-12) for m in alone)
     assert torch.allclose(found["layercam layer3 × layer4"], first * second, atol=1e-6)
     assert torch.allclose(found["layercam mean of layer3, layer4"], (first + second) / 2, atol=1e-6)
     flipped = {name: m for name, m, _ in maps.candidates(net, xb.flip(3), target)}
-    name = "gradcam layer3, with its mirror"
+    name = "gradcam layer4+layer2, log-odds, with its mirror"
     assert torch.allclose(found[name], flipped[name].flip(2), atol=1e-5), "the same from either side"
+
+
+def test_other_targets_are_what_they_say():
+    z = torch.tensor([[2., 0, 1], [0, 0, 0]])
+    assert torch.allclose(maps.Centred(torch.nn.Identity())(z), torch.tensor([[1.5, -1.5, 0], [0, 0, 0]]))
+    p = z.softmax(1)
+    assert torch.allclose(maps.Odds(torch.nn.Identity())(z), (p / (1 - p)).log(), atol=1e-6)
+
+
+def test_a_canvas_is_the_texture_of_another_class_with_the_picture_in_its_quarter():
+    x = np.random.default_rng(1).integers(0, 256, (12, 16, 8, 3), np.uint8)
+    y = np.arange(12) % 3
+    made, classes, quarters = maps.canvases(x, y, 40)
+    assert made.shape == (40, 32, 16, 3) and set(quarters) == {0, 1, 2, 3}
+    pieces = x.reshape(12, 2, 8, 8, 3).reshape(24, 8, 8, 3)
+    for canvas, c, q in zip(made, classes, quarters):
+        top, left = q // 2 * 16, q % 2 * 8
+        pasted = canvas[top:top + 16, left:left + 8]
+        assert [y[i] for i in range(12) if np.array_equal(x[i], pasted)] == [c]
+        other = canvas[(top + 16) % 32:][:8, (left + 8) % 16:][:, :8]
+        owner, = {i // 2 for i in range(24) if np.array_equal(pieces[i], other)}
+        assert y[owner] != c
+
+
+def test_the_other_libraries_maps_come_from_their_own_code():
+    pytest.importorskip("torchcam")
+    net = tiny_net(4).eval()
+    xb, target = torch.randn(6, 3, 16, 16), torch.arange(6) % 4
+    found = maps.rivals(net, xb, target)
+    close = lambda a, b: torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1] > .97
+    for name, method in (("pytorch-grad-cam: GradCAM", "gradcam"), ("torch-cam: LayerCAM", "layercam")):
+        ours = maps.GradCAM(net, "layer4")(xb, target, method=method).maps
+        assert found[name].shape == (6, 16, 16)
+        assert all(close(a, b) for a, b in zip(found[name], ours) if b.any())

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ..checkpoints import generators, restore_generators
 from ..errors import InputError, UnknownName
-from ..gradcam import CamOutput, GradCAM, default_layer, find_layers
-from ..plots import BAD, GOOD, Tile, short
+from ..gradcam import CamOutput, GradCAM, default_layer
+from ..plots import BAD, GOOD, Tile, add_colorbar, short
 from .gallery import add_maps, label_text, show_groups
 from .predict import batch_of, clean_dl, decode_pictures
 
@@ -120,25 +120,28 @@ def gradcam_of(
     layer=None,                        # name, pattern, module or a list of these; None: `default_layer`
     target: None | int | str = None,   # None or "pred": the predicted class; "true"; a class or its name
     method: str = "gradcam",           # one of `gradcam.METHODS`
-    cmap: str = "inferno",             # of matplotlib; this one is perceptually uniform
+    cmap: str | None = None,           # of matplotlib; None: `HOT`, or `FOR_AGAINST` where signed
     alpha: float = .5,                 # weight of the colours over the picture
     text: bool = True,                 # write the predicted class, and class and layer of each map
     colorbar: bool = True,
+    signed: bool = False,              # show what speaks against the class, too: in blue
     **kwargs,                          # for the grid: nrows, ncols, figsize, title
 ) -> Explained:
-    "Each picture with its predicted class beside its Grad-CAM maps; and the maps. Raises `InputError`"
+    """Each picture with its predicted class beside its Grad-CAM maps; and the maps, on one scale with those
+    of the predicted class. Raises `InputError`"""
     found, names, model = choose(learn, items), class_names(learn.dls), get_model(learn.model)
     target = target_of(target, names)
     if target == "true" and found.y is None:
         raise InputError("target is 'true' but these pictures have no labels. Give validation positions.")
-    layers = list(find_layers(model, default_layer(model) if layer is None else layer))
-    cam = GradCAM(model, layers)(found.xb, target, y=found.y, method=method, bs=64)
-    maps = cam.maps if isinstance(cam.maps, dict) else {layers[0]: cam.maps}
+    asked = GradCAM(model, default_layer(model) if layer is None else layer)
+    cam, = asked.together(found.xb, [target], found.y, method, signed=signed, bs=64)
     groups = [[_with_prediction(found, cam, names, i)] for i in range(len(found.xb))]
-    asked = zip(cam.target.tolist(), cam.logits.argmax(1).tolist())
-    titles = [f"{'why' if c == said else 'where'} {short(names[c], 14)}" for c, said in asked]
-    add_maps(groups, maps, titles, cmap, alpha)
-    return Explained(show_groups(groups, text, cmap if colorbar else None, **kwargs), cam)
+    classes = zip(cam.target.tolist(), cam.logits.argmax(1).tolist())
+    titles = [f"{'why' if c == said else 'where'} {short(names[c], 14)}" for c, said in classes]
+    add_maps(groups, cam.maps_by_layer, titles, cmap, alpha, signed)
+    fig = show_groups(groups, text, **kwargs)
+    if colorbar: add_colorbar(fig, cmap, signed=signed)
+    return Explained(fig, cam)
 
 
 @patch

@@ -13,8 +13,20 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..errors import InputError, UnknownName
-from ..gradcam import GradCAM, compare_maps, default_layer, find_layers
-from ..plots import BAD, GOOD, Tile, add_colorbar, overlay, percent, short, show_message, show_tiles
+from ..gradcam import Evidence, GradCAM, compare_maps, default_layer, measure_maps
+from ..plots import (
+    BAD,
+    GOOD,
+    Tile,
+    add_caption,
+    add_colorbar,
+    overlay,
+    percent,
+    short,
+    show_message,
+    show_tiles,
+)
+from ..training import precision_of
 from .predict import decode_pictures, inputs_of
 
 __all__ = ["Gallery", "add_maps", "label_text", "listed", "show_groups"]
@@ -42,16 +54,24 @@ class Gallery:
         layer=None,                       # name, pattern, module or a list of these; None: `default_layer`
         target: str | int = "pred",       # "pred" (the predicted class), "true", a class or its name
         method: str = "gradcam",          # one of `gradcam.METHODS`
-    ) -> dict[str, np.ndarray]:           # layer → (n,H,W) in 0…1
-        "Grad-CAM maps of the pictures at `idxs`"
-        idxs, model = self._known(idxs), get_model(self.learn.model)
-        classes = self._classes(idxs, target)
-        names, maps = list(find_layers(model, default_layer(model) if layer is None else layer)), []
+        signed: bool = False,             # keep what speaks against the class, as negative numbers
+    ) -> dict[str, np.ndarray]:           # layer → (n,H,W) in 0…1; in -1…1 where signed
+        "Grad-CAM maps of the pictures at `idxs`, on one scale with those of their predicted classes"
+        return self._gradcams(self._known(idxs), layer, [target], method, signed)[0]
+
+    def _gradcams(self, idxs: list[int], layer, targets: Sequence, method: str, signed: bool) -> list[dict]:
+        "The maps for each target, those of one picture and layer on one scale"
+        asked, cam, found = [self._classes(idxs, t) for t in targets], self._cam(layer), []
         for i in range(0, len(idxs), 64):
-            xb = inputs_of(self.dl, idxs[i:i + 64]).to(next(model.parameters()).device)
-            out = GradCAM(model, names)(xb, classes[i:i + 64].to(xb.device), method=method).maps
-            maps.append(out if isinstance(out, dict) else {names[0]: out})
-        return {name: torch.cat([m[name] for m in maps]).cpu().numpy() for name in names}
+            xb = inputs_of(self.dl, idxs[i:i + 64]).to(next(cam.model.parameters()).device)
+            classes = [c[i:i + 64].to(xb.device) for c in asked]
+            found.append(cam.together(xb, classes, method=method, signed=signed))
+        return [{name: torch.cat([outs[t].maps_by_layer[name] for outs in found]).cpu().numpy()
+                 for name in cam.names} for t in range(len(targets))]
+
+    def _cam(self, layer) -> GradCAM:
+        model = get_model(self.learn.model)
+        return GradCAM(model, default_layer(model) if layer is None else layer)
 
     def _known(self, idxs) -> list[int]:
         idxs, last = listed(idxs), len(self) - 1
@@ -89,7 +109,7 @@ class Gallery:
         heatmap: bool = False,       # lay the Grad-CAM map of its predicted class over each picture
         layer=None,                  # of the heat map, as in `gradcam`
         method: str = "gradcam",
-        cmap: str = "inferno",
+        cmap: str | None = None,     # of matplotlib; None: `plots.HOT`
         alpha: float = .5,
         text: bool = True,           # write the predicted and the true class
         colorbar: bool = False,
@@ -103,7 +123,9 @@ class Gallery:
             maps = next(iter(self.gradcam(idx, layer, "pred", method).values()))
             pictures = [overlay(p, m, cmap, alpha) for p, m in zip(pictures, maps)]
         groups = [[self._tile(i, p)] for i, p in zip(idx, pictures)]
-        return show_groups(groups, text, cmap if heatmap and colorbar else None, **kwargs)
+        fig = show_groups(groups, text, **kwargs)
+        if heatmap and colorbar: add_colorbar(fig, cmap)
+        return fig
 
     def plot_misclassified(
         self,
@@ -123,63 +145,90 @@ class Gallery:
         layer=None,                                         # as in `gradcam`; several stand side by side
         target: str | int | Sequence = ("pred", "true"),    # maps for these classes
         method: str = "gradcam",
-        cmap: str = "inferno",                              # of matplotlib; this one is perceptually uniform
+        cmap: str | None = None,                            # of matplotlib; None: `HOT` or `FOR_AGAINST`
         alpha: float = .5,                                  # weight of the colours over the picture
         text: bool = True,                                  # classes, probabilities and losses
         colorbar: bool = True,
+        signed: bool = False,                               # show what speaks against the class, too: in blue
+        caption: str = "",                                  # small print below
         **kwargs,                                           # for the grid: nrows, ncols, figsize, title
     ) -> Figure:
-        "Misclassified pictures beside the Grad-CAM maps of the predicted and of the true class"
+        """Misclassified pictures beside the Grad-CAM maps of the predicted and of the true class. The maps of
+        one picture share a scale: a faint one has little to say beside the strong one"""
         idx = self._known(k) if hasattr(k, "__iter__") else self.misclassified(k).tolist()
         if not idx: return show_message(self._no_mistakes())
         groups = [[self._tile(i, p)] for i, p in zip(idx, self.pictures(idx))]
-        for t in [target] if isinstance(target, (str, int)) else target:
+        targets = [target] if isinstance(target, (str, int)) else list(target)
+        for t, maps in zip(targets, self._gradcams(idx, layer, targets, method, signed)):
             word, classes = "why" if t == "pred" else "where", self._classes(idx, t)
             titles = [f"{word} {short(self.names[c], 14)}" for c in classes]
-            add_maps(groups, self.gradcam(idx, layer, t, method), titles, cmap, alpha)
-        return show_groups(groups, text, cmap if colorbar else None, **kwargs)
+            add_maps(groups, maps, titles, cmap, alpha, signed)
+        fig = show_groups(groups, text, **kwargs)
+        if colorbar: add_colorbar(fig, cmap, signed=signed)
+        add_caption(fig, caption)
+        return fig
 
     def gradcam_faithfulness(
         self,
         n: int = 100,                               # pictures, drawn by `seed`
         layer=None,                                 # one layer, as in `gradcam`
-        methods: str | Sequence[str] = "gradcam",   # of `gradcam.METHODS`; each costs 2 × `steps` × n passes
+        methods: str | Sequence[str] = "gradcam",   # of `gradcam.METHODS`
         steps: int = 16,                            # see `gradcam.faithfulness.insertion_deletion`
         baseline: str = "blur",
+        tol: float = .02,                           # 0: all 2 × `steps` passes of each map and picture
         seed: int = 0,
     ) -> pd.DataFrame:
-        """Insertion and deletion AUC of each method for the predicted class, against maps of noise and a
-        centred blob. One row a method, measure and control: both AUC, their paired difference, its 95 %
-        interval, and whether that lies on the good side of 0"""
-        if n < 1: raise InputError(f"n={n}. Give 1 or more pictures.")
-        model = get_model(self.learn.model)
-        names = list(find_layers(model, default_layer(model) if layer is None else layer))
-        if len(names) > 1: raise InputError(f"layers {', '.join(names)} at once. Ask for one at a time.")
-        idxs = np.random.default_rng(seed).permutation(len(self))[:n]
-        xb = torch.cat([inputs_of(self.dl, part) for part in np.array_split(idxs, -(-len(idxs) // 64))])
-        xb = xb.as_subclass(Tensor).to(next(model.parameters()).device)
-        cam, classes = GradCAM(model, names), self.decoded[idxs]
+        """Insertion and deletion AUC of each method for the predicted class, in the Learner's precision,
+        against maps of noise, a centred blob, and the method's mean map over these pictures. One row a
+        method, measure and control: both AUC, their paired difference, its 95 % interval, and whether that
+        lies on the good side of 0"""
+        cam = self._cam(layer)
+        if len(cam.names) > 1:
+            raise InputError(f"layers {', '.join(cam.names)} at once. Ask for one at a time.")
+        xb, classes = self._drawn(n, seed)
         methods = [methods] if isinstance(methods, str) else methods
         raws = {m: cam(xb, classes, method=m, bs=64).raw for m in methods}
-        return pd.DataFrame(compare_maps(model, xb, raws, classes, steps, baseline, seed=seed))
+        with precision_of(self.learn):
+            found = compare_maps(cam.model, xb, raws, classes, steps, baseline, tol=tol, seed=seed,
+                                 autocast=True)
+        return pd.DataFrame(found)
+
+    def gradcam_evidence(
+        self,
+        n: int = 100,            # pictures, drawn by `seed`
+        pairs: Sequence = (),    # layer and method of each kind of map; none: what `plot_gradcam` shows
+        seed: int = 0,
+    ) -> list[Evidence]:
+        "Insertion and deletion of the maps of predicted classes, against noise, in the Learner's precision"
+        xb, classes = self._drawn(n, seed)
+        model = get_model(self.learn.model)
+        pairs = pairs or [(default_layer(model), "gradcam")]
+        with precision_of(self.learn):
+            return measure_maps(model, xb, classes, pairs, autocast=True, seed=seed)
+
+    def _drawn(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
+        "Inputs and predicted classes of `n` pictures"
+        if n < 1: raise InputError(f"n={n}. Give 1 or more pictures.")
+        idxs = np.random.default_rng(seed).permutation(len(self))[:n]
+        xb = torch.cat([inputs_of(self.dl, part) for part in np.array_split(idxs, -(-len(idxs) // 64))])
+        return xb.as_subclass(Tensor).to(next(self.learn.model.parameters()).device), self.decoded[idxs]
 
     def _no_mistakes(self) -> str: return f"No mistakes: all {len(self)} pictures are classified correctly."
 
 
-def add_maps(groups: list[list[Tile]], maps: dict, titles: list[str], cmap: str, alpha: float) -> None:
-    "Beside the picture of each group its map of each layer (layer → (n,H,W) in 0…1), laid over the picture"
+def add_maps(groups: list[list[Tile]], maps: dict, titles: list[str], cmap: str | None, alpha: float,
+             signed: bool = False) -> None:
+    "Beside the picture of each group its map of each layer (layer → (n,H,W)), laid over the picture"
     for name, of_layer in maps.items():
         below = short(name) if len(maps) > 1 else ""
         for group, m, title in zip(groups, of_layer, titles):
-            group.append(Tile(overlay(group[0].picture, m, cmap, alpha), title, below))
+            group.append(Tile(overlay(group[0].picture, m, cmap, alpha, signed), title, below))
 
 
-def show_groups(groups: list[list[Tile]], text: bool, cmap: str | None, **kwargs) -> Figure:
-    "Groups of tiles as a grid; without texts, or with a bar of the colours of `cmap`"
+def show_groups(groups: list[list[Tile]], text: bool, **kwargs) -> Figure:
+    "Groups of tiles as a grid, with or without texts"
     if not text: groups = [[Tile(tile.picture) for tile in group] for group in groups]
-    fig = show_tiles(groups, **kwargs)
-    if cmap: add_colorbar(fig, cmap)
-    return fig
+    return show_tiles(groups, **kwargs)
 
 
 def listed(idxs) -> list[int]:

@@ -1,12 +1,14 @@
 """`GradCAMCallback`: Grad-CAM maps of the same pictures every so many epochs of a fit.
 
-    learn.fit_one_cycle(20, 0.1, cbs=GradCAMCallback("layer3", every=5))              # any Learner
+    learn.fit_one_cycle(20, 0.1, cbs=GradCAMCallback("layer4", every=5))              # any Learner
     cb.maps[20]; cb.strip()               # (n,H,W) in 0…1 after epoch 20; the figure, a row for each set
+    cb.evidence                           # insertion and deletion of such maps of this net, beside noise
 """
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from fastai.callback.core import Callback
 from fastai.learner import Recorder, SkipToEpoch
 from fastai.torch_core import get_model, rank_distrib
@@ -15,19 +17,44 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..errors import InputError, UnknownName
-from ..gradcam import METHODS, GradCAM, NotFinite, default_layer, heatmap
-from ..plots import BAD, GOOD, new_figure, offscreen, overlay, save_figure, short, show_message, text
-from ..training import fitting, inside_fit
+from ..gradcam import (
+    METHODS,
+    GradCAM,
+    NotFinite,
+    affordable,
+    default_layer,
+    heatmaps,
+    measure_maps,
+    usual_pairs,
+    warning_of,
+)
+from ..plots import (
+    BAD,
+    GOOD,
+    add_caption,
+    new_figure,
+    offscreen,
+    overlay,
+    save_figure,
+    short,
+    show_message,
+    text,
+)
+from ..training import fitting, inside_fit, precision_of
 from .any_picture import choose, class_names, target_of
 
 __all__ = ["GradCAMCallback"]
 
+WATCHED = 4         # pictures watched for each one shown: among 32 a net of 90 % has about three mistakes
+KEPT = ("raw", "beside", "targets", "predicted")      # in a checkpoint
+
 
 class GradCAMCallback(Callback):
-    """Maps of the same pictures before a fit, every so many epochs and at its end, each set from one forward
-    pass of these pictures; no other picture is looked at. They are taken in the model's own dtype, whatever
-    precision it trains in. Nothing of this stays in the model, whatever ends the fit, and the weights are
-    those of a fit without it. A notebook shows `strip()` at the end; it also goes to `path` and TensorBoard.
+    """Maps of the same pictures before a fit, every so many epochs and at its end, taken in the model's own
+    dtype, whatever precision it trains in. At the end maps of some validation pictures are measured against
+    noise; one line warns where they are no better. Nothing of this stays in the model, whatever ends the fit,
+    and the weights are those of a fit without it. A notebook shows `strip()` at the end; it also goes to
+    `path` and TensorBoard.
     Raises: `InputError` before training, for layers, items, methods and targets that will not do"""
     order, remove_on_fetch, trained = Recorder.order + 2, True, False
 
@@ -35,24 +62,47 @@ class GradCAMCallback(Callback):
         self,
         layer=None,                # name, regular expression, module, or a list; None: `default_layer`
         every: int = 1,            # epochs from one set of maps to the next
-        n: int = 8,                # pictures of the validation set, by turns of each class
+        n: int = 8,                # pictures in `strip`, of `WATCHED` × n of the validation set: see `shown`
         items=None,                # or these: positions in it, paths, arrays … (`explain.any_picture.choose`)
         method: str = "gradcam",   # one of `gradcam.METHODS`
         target=None,               # None: the predicted class; "true"; a class or its name
         path=None,                 # a PNG that is written anew with each set
+        measure: bool = True,      # fill `evidence` at the end, in at most a twentieth of the fit's time
     ):
         for name, value in (("every", every), ("n", n)):
             if value < 1: raise InputError(f"GradCAMCallback: {name}={value}. Give 1 or more.")
         if method not in METHODS: raise UnknownName("method", method, METHODS)
         self.layer, self.every, self.n, self.items = layer, every, n, items
         self.method, self.target, self.path, self.cam, self.inputs = method, target, path, None, None
-        self.raw, self.predicted, self.size = {}, {}, (0, 0)
+        self.measure, self.size = measure, (0, 0)
+        self._empty()
+
+    def _empty(self):
+        "Before a fit: after epoch → raw maps, and the class each is for and the predicted one"
+        self.raw, self.beside, self.targets, self.predicted, self.evidence = {}, {}, {}, {}, []
 
     @property
     def maps(self) -> dict:
-        "After epoch → (n,H,W) in 0…1, or such a dict by layer where there are several"
-        sets = {e: {k: heatmap(r, self.size) for k, r in raw.items()} for e, raw in self.raw.items()}
+        "After epoch → (n,H,W) in 0…1 of all pictures watched; a dict by layer where there are several"
+        sets = {e: {k: self._map(e, k) for k in raw} for e, raw in self.raw.items()}
         return {e: m if len(m) > 1 else next(iter(m.values())) for e, m in sets.items()}
+
+    def _map(self, epoch: int, layer: str) -> Tensor:
+        "On one scale with that of the predicted class"
+        raws = [sets[epoch][layer] for sets in (self.raw, self.beside) if epoch in sets]
+        return heatmaps(raws, self.size)[0]
+
+    def shown(self) -> list[int]:
+        """Which of the pictures watched are in `strip`: those it learned in their order, then a quarter that
+        it never learned (or else forgot); more of one fate where there are too few of the other"""
+        n = self.n if self.items is None else len(self.pictures)
+        looks = [self.predicted[e] == self.ys.cpu() for e in self.predicted if e and self.ys is not None]
+        if self.items is not None or not looks: return list(range(len(self.pictures)))[:n]
+        times, last = torch.stack(looks).sum(0).tolist(), looks[-1].tolist()
+        learned = [i for i, right in enumerate(last) if right]
+        wrong = sorted((i for i, right in enumerate(last) if not right), key=lambda i: times[i])
+        some = sorted(wrong[:max(n // 4, n - len(learned))])
+        return learned[:n - len(some)] + some
 
     def before_fit(self):
         self.run = not inside_fit(self.learn)
@@ -63,9 +113,10 @@ class GradCAMCallback(Callback):
         layer = default_layer(model) if self.layer is None else self.layer
         self.cam, self.wanted = GradCAM(model, layer), target_of(self.target, self.names)
         items = self.items
-        if items is None: items = _of_each(self.dls.valid.dataset, self.n, len(self.names))
+        if items is None: items = _of_each(self.dls.valid.dataset, WATCHED * self.n, len(self.names))
         self.inputs, self.ys, self.pictures = choose(self.learn, items)
-        self.size, self.raw, self.predicted = tuple(self.inputs.shape[-2:]), {}, {}
+        self.size = tuple(self.inputs.shape[-2:])
+        self._empty()
         skipped = [cb._skip_to for cb in self.learn.cbs if isinstance(cb, SkipToEpoch)]
         self._take(max(skipped, default=0))        # a layer without a map is refused here
 
@@ -76,45 +127,63 @@ class GradCAMCallback(Callback):
         epoch = self.epoch + 1
         if self.cam is None or not self.trained or epoch % self.every and epoch < self.n_epoch: return
         if not self._take(epoch): return
+        if self.measure and epoch == self.n_epoch: self._measure()
         if self.path is not None: self.save(self.path)
         self._to_tensorboard(epoch)
 
     def _take(self, epoch: int) -> bool:
-        try: out = self.cam(self.inputs, self.wanted, y=self.ys, method=self.method)
+        take = lambda target: self.cam(self.inputs, target, y=self.ys, method=self.method)
+        try: outs = [take(self.wanted), *([] if self.wanted in (None, "pred") else [take(None)])]
         except NotFinite as e:      # the fit has its own guards
             warnings.warn(f"no Grad-CAM at epoch {epoch}: {e}", stacklevel=2)
             return False
-        raw = out.raw if isinstance(out.raw, dict) else {next(iter(self.cam.layers)): out.raw}
-        self.raw[epoch], self.predicted[epoch] = {k: v.cpu() for k, v in raw.items()}, out.target.cpu()
+        for sets, out in zip((self.raw, self.beside), outs):
+            sets[epoch] = {k: v.cpu() for k, v in out.raw_by_layer.items()}
+        self.targets[epoch], self.predicted[epoch] = outs[0].target.cpu(), outs[-1].target.cpu()
         return True
+
+    def _measure(self):
+        "Fill `evidence`; where the maps are no better than noise, look for some that are and say so"
+        model, dataset = get_model(self.model), self.dls.valid.dataset
+        n = affordable(self.n_epoch * len(self.dls.train.dataset), len(dataset), len(self.cam.names))
+        if not n: return
+        xb = choose(self.learn, np.random.default_rng(0).permutation(len(dataset))[:n].tolist()).xb
+        measured = lambda pairs: measure_maps(model, xb, None, pairs, autocast=True)
+        with precision_of(self.learn):
+            self.evidence = measured([(self.cam.names, self.method)])
+            if not self.evidence[0].better: self.evidence += measured(usual_pairs(model))
+        if said := warning_of(self.evidence): warnings.warn(f"Grad-CAM: {said}", stacklevel=2)
 
     def _to_tensorboard(self, epoch: int):
         for writer in [vars(cb).get("writer") for cb in self.learn.cbs]:
             if not hasattr(writer, "add_image"): continue
-            for name, raw in self.raw[epoch].items():
-                row = np.concatenate(self._overlays(raw), axis=1)
+            for name in self.raw[epoch]:
+                chosen = range(min(self.n, len(self.pictures)))
+                row = np.concatenate(self._overlays(epoch, name, chosen), axis=1)
                 writer.add_image(f"gradcam/{name}", row, self.learn.train_iter, dataformats="HWC")
 
-    def _overlays(self, raw: Tensor) -> list[np.ndarray]:
-        return [overlay(p, m) for p, m in zip(self.pictures, heatmap(raw, self.size))]
+    def _overlays(self, epoch: int, layer: str, chosen: Sequence[int]) -> list[np.ndarray]:
+        maps = self._map(epoch, layer)
+        return [overlay(self.pictures[i], maps[i]) for i in chosen]
 
     def strip(self, rows: int = 12, size: float = .9) -> Figure:
-        "The pictures, then a row of maps for each set (of many: `rows` of them) with the class each is for"
+        "Pictures of both fates, and a row of maps for each set (of many: `rows`) with the class each is for"
         if not self.raw: return show_message("No Grad-CAM maps: no epoch was trained to its end.")
         epochs = list(self.raw)
         if len(epochs) > rows:
             epochs = [epochs[i] for i in np.linspace(0, len(epochs) - 1, rows).round().astype(int)]
-        sets = [(e, name, raw) for e in epochs for name, raw in self.raw[e].items()]
+        sets, shown = [(e, name) for e in epochs for name in self.raw[e]], self.shown()
         high = 1 + len(sets)
-        fig, axs = new_figure(high, 1, (size * len(self.pictures) + .8, (size + .22) * high))
+        fig, axs = new_figure(high, 1, (size * len(shown) + .8, (size + .22) * high))
         fig.get_layout_engine().set(w_pad=.02, h_pad=.02, hspace=0)
-        known = [] if self.ys is None else self.ys.tolist()
-        _row(axs[0, 0], self.pictures, [self.names[y] for y in known], "picture")
-        for ax, (e, name, raw) in zip(axs[1:, 0], sets):
-            said = self.predicted[e].tolist()
-            right = [c == y for c, y in zip(said, known)] if self.wanted in (None, "pred") else []
+        known = [] if self.ys is None else self.ys[shown].tolist()
+        _row(axs[0, 0], [self.pictures[i] for i in shown], [self.names[y] for y in known], "picture")
+        for ax, (e, name) in zip(axs[1:, 0], sets):
+            asked = self.targets[e][shown].tolist()
+            right = [c == y for c, y in zip(asked, known)] if self.wanted in (None, "pred") else []
             label = f"epoch {e}" + (f"\n{short(name, 12)}" if len(self.raw[e]) > 1 else "")
-            _row(ax, self._overlays(raw), [self.names[c] for c in said], label, right)
+            _row(ax, self._overlays(e, name, shown), [self.names[c] for c in asked], label, right)
+        add_caption(fig, "\n".join(e.caption for e in self.evidence[:len(self.raw[epochs[-1]])]))
         return fig
 
     def save(self, path):
@@ -127,8 +196,9 @@ class GradCAMCallback(Callback):
 
     def cleanup(self): self.cam = self.inputs = None        # model and device memory
 
-    def state_dict(self): return {"raw": self.raw, "predicted": self.predicted}
-    def load_state_dict(self, state): self.raw, self.predicted = dict(state["raw"]), dict(state["predicted"])
+    def state_dict(self): return {name: getattr(self, name) for name in KEPT}
+    def load_state_dict(self, state):
+        for name in KEPT: setattr(self, name, dict(state[name]))
 
 
 def _display(fig: Figure):

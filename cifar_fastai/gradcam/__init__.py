@@ -1,14 +1,17 @@
 """Grad-CAM on any torch model: where the evidence for a class lies. torch only.
 
 In: a model, the name of a layer, a batch and a target class. Out: `CamOutput`: maps in 0…1 at the pictures'
-size, the signed raw maps at the layer's, targets and logits.
+size, the signed raw maps at the layer's, targets and logits; `Evidence`: can such maps be believed?
 
-Read cam first (`GradCAM` and its methods), then checks (what is refused, and how the model stays as it was),
-then faithfulness (whether a map shows what the net uses).
+Read methods first (the maths), then cam (`GradCAM`), checks (what is refused), faithfulness (insertion and
+deletion: whether a map shows what the net uses) and evidence (that, in one line, for the maps of one net).
 """
-from .cam import METHODS, CamOutput, GradCAM, default_layer, find_layers, heatmap
+from .cam import CamOutput, GradCAM, default_layer, find_layers, stages_of
 from .checks import NotFinite
+from .evidence import Evidence, affordable, measure_maps, usual_pairs, warning_of
 from .faithfulness import compare_maps
+from .methods import METHODS, heatmap, heatmaps, refuse_unsigned
 
-__all__ = ["CamOutput", "GradCAM", "METHODS", "NotFinite", "compare_maps", "default_layer", "find_layers",
-           "heatmap"]
+__all__ = ["CamOutput", "Evidence", "GradCAM", "METHODS", "NotFinite", "affordable", "compare_maps",
+           "default_layer", "find_layers", "heatmap", "heatmaps", "measure_maps", "refuse_unsigned",
+           "stages_of", "usual_pairs", "warning_of"]

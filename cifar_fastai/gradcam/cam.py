@@ -1,6 +1,7 @@
 """Grad-CAM and related methods on any torch model: which places of a picture speak for a class.
 
-    cam = GradCAM(net, "layer3")         # a dotted name, a regular expression, a module, or a list of these
+    cam = GradCAM(net, "layer4")         # a dotted name, a regular expression, a module, or a list of these
+    cam = GradCAM(net, "layer4+layer2")  # one map: layer4's, with the detail of layer2
     out = cam(xb)                        # for the predicted class; cam(xb, "true", y=yb) for the true one
     out.maps, out.raw                    # (N,H,W) in 0…1 to look at; (N,h,w) signed, to compute with
 
@@ -11,82 +12,42 @@ The hooks live for one call: there is nothing to close, and two `GradCAM` on one
 """
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError, UnknownName
 from . import checks
 from .checks import NotFinite, is_map, no_map, not_finite, plain_tensor, runs_twice
+from .methods import METHODS, heatmap, heatmaps, refuse_unsigned, with_detail
 
-__all__ = ["CamOutput", "GradCAM", "METHODS", "default_layer", "find_layers", "heatmap", "undisturbed",
-           "upsample"]
+__all__ = ["CamOutput", "GradCAM", "default_layer", "find_layers", "stages_of", "undisturbed"]
 
-Layers = str | re.Pattern | nn.Module | Iterable    # dotted name, regular expression for one, module, list
-HW = (2, 3)
-
-
-def _gradcam(A: Tensor, g: Tensor) -> Tensor:
-    "Selvaraju et al. 2017, eq. 1"
-    return g.mean(HW, keepdim=True)
-
-
-def _hirescam(A: Tensor, g: Tensor) -> Tensor:
-    "Draelos & Carin 2020"
-    return g
-
-
-def _xgradcam(A: Tensor, g: Tensor) -> Tensor:
-    "Fu et al. 2020; a channel that sums to 0 weighs 0"
-    total = A.sum(HW, keepdim=True)
-    return torch.where(total == 0, 0, (g * A).sum(HW, keepdim=True) / total)
-
-
-def _layercam(A: Tensor, g: Tensor) -> Tensor:
-    "Jiang et al. 2021"
-    return g.relu()
-
-
-def _gradcam_pp(A: Tensor, g: Tensor) -> Tensor:
-    "Chattopadhay et al. 2018, with α = g²/(2g² + g³·ΣA) as 1/(2 + g·ΣA): the squares of small g underflow"
-    below = 2 + g * A.sum(HW, keepdim=True)
-    return torch.where((g > 0) & (below != 0), g / below, 0).sum(HW, keepdim=True)
-
-
-METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {    # (A, dS/dA) -> weights that broadcast over A
-    "gradcam": _gradcam, "hirescam": _hirescam, "xgradcam": _xgradcam, "layercam": _layercam,
-    "gradcam++": _gradcam_pp}
+Layers = str | re.Pattern | nn.Module | Iterable    # name, "name+name", regular expression, module, list
 
 
 @dataclass(frozen=True, eq=False)
 class CamOutput:
     "What `GradCAM` found. With several layers `maps` and `raw` are dicts by layer name"
-    maps: Tensor | dict[str, Tensor]    # (N,H,W) in 0…1, the pictures' size, each map over its own maximum
+    maps: Tensor | dict[str, Tensor]    # (N,H,W) in 0…1, the pictures' size; 1 is the map's own maximum
     raw: Tensor | dict[str, Tensor]     # (N,h,w) signed, the layer's size, before ReLU
     target: Tensor                      # (N,) int64, the class each map is for
     logits: Tensor                      # (N,C)
+    names: tuple[str, ...]              # of the layers
 
+    @property
+    def maps_by_layer(self) -> dict[str, Tensor]:
+        "`maps` by layer name, of one layer too"
+        return self.maps if isinstance(self.maps, dict) else {self.names[0]: self.maps}
 
-def upsample(
-    raw: Tensor,               # (N,h,w)
-    size: tuple[int, int],     # (H,W) of the pictures
-) -> Tensor:                   # (N,H,W)
-    "`raw` at the size of the pictures: bilinear, pixel centres kept in place (`align_corners=False`)"
-    return F.interpolate(raw[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
-
-
-def heatmap(
-    raw: Tensor,               # (N,h,w) signed
-    size: tuple[int, int],     # (H,W) of the pictures
-) -> Tensor:                   # (N,H,W) in 0…1
-    "`raw` to look at: ReLU, `upsample`, each map over its own maximum. 0 stays 0, an all-zero map stays zero"
-    maps = upsample(raw.relu(), size)
-    return maps / maps.amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+    @property
+    def raw_by_layer(self) -> dict[str, Tensor]:
+        "`raw` by layer name, of one layer too"
+        return self.raw if isinstance(self.raw, dict) else {self.names[0]: self.raw}
 
 
 def find_layers(
@@ -95,10 +56,23 @@ def find_layers(
 ) -> dict[str, nn.Module]:     # by dotted name, in the order asked for
     "The modules of `model` that `layers` means. Raises `InputError` with the nearest names otherwise"
     named = {name: m for name, m in model.named_modules() if name}
+    return {part: named[part] for parts in _maps(named, layers).values() for part in parts}
+
+
+def _maps(named: dict[str, nn.Module], layers: Layers) -> dict[str, tuple[str, ...]]:
+    "The layers behind each map, by the name of the map"
     several = isinstance(layers, Iterable) and not isinstance(layers, (str, nn.Module))
     specs = list(layers) if several else [layers]
     if not specs: raise InputError("no layer was given. Name one, such as 'layer3'.")
-    return {name: named[name] for spec in specs for name in _names(spec, named)}
+    found = {}
+    for spec in specs:
+        parts = spec.split("+") if isinstance(spec, str) else [spec]
+        if len(parts) > 1 and any(part in named for part in parts):        # else "+" belongs to an expression
+            for part in parts:
+                if part not in named: raise _unknown(part, named)
+            found[spec] = tuple(parts)
+        else: found |= {name: (name,) for name in _names(spec, named)}
+    return found
 
 
 def _names(spec: str | re.Pattern | nn.Module, named: dict[str, nn.Module]) -> list[str]:
@@ -110,8 +84,12 @@ def _names(spec: str | re.Pattern | nn.Module, named: dict[str, nn.Module]) -> l
     try: names = [name for name in named if re.fullmatch(spec, name)]
     except (re.error, TypeError): names = []
     if names: return names
+    raise _unknown(spec, named)
+
+
+def _unknown(spec: str | re.Pattern, named: dict[str, nn.Module]) -> UnknownName:
     near = get_close_matches(str(spec), named, n=1, cutoff=0.5)
-    raise UnknownName("layer", spec, named if near else [name for name in named if "." not in name])
+    return UnknownName("layer", spec, named if near else [name for name in named if "." not in name])
 
 
 @contextmanager
@@ -187,6 +165,12 @@ class GradCAM:
     ):
         self.model = getattr(model, "_orig_mod", model)     # torch.compile skips hooks: take what it wraps
         self.layers = find_layers(self.model, layers)
+        self.parts = _maps(dict(self.model.named_modules()), layers)     # the layers behind each map
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        "Of the maps that a call gives"
+        return tuple(self.parts)
 
     def __call__(
         self,
@@ -207,11 +191,33 @@ class GradCAM:
             parts = [self._part(xb[i:i + bs], None if target is None else target[i:i + bs], METHODS[method])
                      for i in range(0, len(xb), bs)]
         raw, target, logits = zip(*parts)
-        raw = {name: torch.cat([r[name] for r in raw]) for name in self.layers}
+        raw = {name: torch.cat([r[name] for r in raw]) for name in self.names}
         for name in raw: _check(name, raw[name])
         maps = {name: heatmap(raw[name], xb.shape[-2:]) for name in raw}
         if len(raw) == 1: (maps,), (raw,) = maps.values(), raw.values()
-        return CamOutput(maps, raw, torch.cat(target), torch.cat(logits))
+        return CamOutput(maps, raw, torch.cat(target), torch.cat(logits), self.names)
+
+    def together(
+        self,
+        xb: Tensor,
+        targets: Sequence,         # of each kind of map, as a call takes it
+        y: Tensor | None = None,
+        method: str = "gradcam",
+        *,
+        signed: bool = False,      # maps in -1…1: what speaks against a class is negative
+        bs: int | None = None,
+    ) -> list[CamOutput]:          # one a target
+        """Maps of several classes of the same pictures, on one scale: 1 is the largest value of a picture's
+        maps at that layer, its predicted class's among them. A faint map of an unlikely class looks faint"""
+        if signed: refuse_unsigned(method)
+        outs = [self(xb, target, y, method, bs=bs) for target in targets]
+        predicted = outs[0].logits.argmax(1)
+        there = any(torch.equal(o.target, predicted) for o in outs)
+        beside = [] if there else [self(xb, method=method, bs=bs)]
+        maps = {name: heatmaps([o.raw_by_layer[name] for o in (*outs, *beside)], xb.shape[-2:], signed)
+                for name in self.names}
+        found = [{name: maps[name][i] for name in maps} for i in range(len(outs))]
+        return [replace(o, maps=m if len(m) > 1 else m[self.names[0]]) for o, m in zip(outs, found)]
 
     def _part(self, xb: Tensor, target: Tensor | None, weigh: Callable) -> tuple[dict, Tensor, Tensor]:
         "Raw maps by layer, targets and logits, from one forward pass"
@@ -219,13 +225,22 @@ class GradCAM:
         target, chosen = checks.target_logits(logits, target, len(xb))
         if not chosen.isfinite().all(): raise not_finite(self.model, xb)
         grads = _gradients(chosen.sum(), kept)       # of a sum: each picture meets only its own logit
-        return {k: _raw(kept[k], grads[k], weigh) for k in self.layers}, target, logits.detach()
+        raw = lambda k, weigh: _raw(kept[k], grads[k], weigh)
+        maps = {name: with_detail(raw(first, weigh), *(raw(k, METHODS["layercam"]) for k in finer))
+                for name, (first, *finer) in self.parts.items()}
+        return maps, target, logits.detach()
+
+
+def stages_of(model: nn.Module) -> list[str]:
+    "The names of a ResNet's stages, `layer1` and so on, from the first to the last"
+    return [name for name, _ in model.named_children() if re.fullmatch(r"layer\d+", name)]
 
 
 def default_layer(model: nn.Module) -> str:
-    "A layer to look at: `layer3` of a ResNet, the body of fastai's vision learners, or the last convolution"
-    names = dict(model.named_modules())
-    if "layer3" in names: return "layer3"
+    """A layer to look at: a ResNet's last stage with the detail of the one two below (`layer4+layer2`, see
+    docs/gradcam.md), the body of fastai's vision learners, or the last convolution"""
+    names, stages = dict(model.named_modules()), stages_of(model)
+    if stages: return "+".join([stages[-1], *stages[-3:-2]])
     if isinstance(model, nn.Sequential) and len(model) == 2: return "0"
     convs = [n for n, m in names.items() if isinstance(m, nn.Conv2d)]
     if not convs: raise InputError("the model has no convolution to look into. Name a layer with layer=.")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from textwrap import wrap
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -23,10 +24,13 @@ from ..errors import InputError, UnknownName
 from ..files import save_atomically
 from .fonts import drawable
 
-__all__ = ["BAD", "GOOD", "Tile", "add_colorbar", "as_picture", "new_figure", "offscreen", "overlay",
-           "percent", "save_figure", "short", "show_grid", "show_message", "show_tiles", "text"]
+__all__ = ["BAD", "FOR_AGAINST", "GOOD", "HOT", "Tile", "add_caption", "add_colorbar", "as_picture",
+           "new_figure", "offscreen", "overlay", "percent", "save_figure", "short", "show_grid",
+           "show_message", "show_tiles", "text"]
 
 GOOD, BAD = "#1a7f37", "#c0281c"         # right and wrong; words beside them say so too
+HOT = "inferno"                          # perceptually uniform: dark is cold, bright yellow is hot
+FOR_AGAINST = "RdBu_r"                   # red speaks for a class, blue against it
 _offscreen = ContextVar("offscreen", default=False)
 
 
@@ -128,27 +132,41 @@ def text(set_text: Callable, *args, color: str | None = None, **kwargs):
 def overlay(
     picture,                 # whatever `as_picture` takes
     heat,                    # (H,W) array or tensor in 0…1, as `GradCAM` gives
-    cmap: str = "inferno",   # perceptually uniform: dark is cold, bright yellow is hot
+    cmap: str | None = None, # of matplotlib; None: `HOT`, or `FOR_AGAINST` where signed
     alpha: float = 0.5,      # weight of the colours
+    signed: bool = False,    # `heat` is in -1…1: colours are the stronger the farther from 0
 ) -> np.ndarray:             # (H,W,3) float RGB in 0…1
     "`picture` under the colours of `heat`"
+    cmap = cmap or (FOR_AGAINST if signed else HOT)
     if cmap not in colormaps: raise UnknownName("colour map", cmap, colormaps)
     picture = as_picture(picture)
     heat = np.nan_to_num(_array(heat).astype(float))
     if heat.shape != picture.shape[:2]:
         raise InputError(f"the map is {heat.shape}, its picture {picture.shape[:2]}. Upsample the map first.")
-    return (1 - alpha) * picture + alpha * colormaps[cmap](heat.clip(0, 1))[..., :3]
+    if not signed: return (1 - alpha) * picture + alpha * colormaps[cmap](heat.clip(0, 1))[..., :3]
+    weight = (1.6 * alpha * np.abs(heat)).clip(0, 1)[..., None]       # where nothing speaks, the picture
+    return (1 - weight) * picture + weight * colormaps[cmap]((heat.clip(-1, 1) + 1) / 2)[..., :3]
 
 
-def add_colorbar(fig: Figure, cmap: str = "inferno", label: str = "evidence for the class") -> None:
-    "A colour bar for maps in 0…1 below all axes, on a page that grows by its height"
+def add_colorbar(fig: Figure, cmap: str | None = None, label: str = "evidence for the class",
+                 signed: bool = False) -> None:
+    "A colour bar for maps in 0…1 (-1…1) below all axes, on a page that grows by its height"
     fig.set_figheight(fig.get_figheight() + .45)
-    bar = fig.colorbar(ScalarMappable(Normalize(0, 1), cmap), ax=fig.axes, location="bottom",
+    cmap, low = cmap or (FOR_AGAINST if signed else HOT), -1 if signed else 0
+    bar = fig.colorbar(ScalarMappable(Normalize(low, 1), cmap), ax=fig.axes, location="bottom",
                        shrink=min(.9, 3.5 / fig.get_figwidth()), aspect=40, pad=.01)
-    bar.set_ticks([0, 1], labels=["none", "most"], fontsize=8)
+    bar.set_ticks([low, 1], labels=["against", "for"] if signed else ["none", "most"], fontsize=8)
     bar.ax.tick_params(length=0)
     bar.set_label(label, fontsize=8, labelpad=-9)
     bar.outline.set_visible(False)
+
+
+def add_caption(fig: Figure, caption: str) -> None:
+    "A line of small print below all axes, on a page that grows by its height"
+    if not caption: return
+    lines = "\n".join(wrap(caption, max(20, int(fig.get_figwidth() * 17))))
+    fig.set_figheight(fig.get_figheight() + .14 * (lines.count("\n") + 1))
+    text(fig.supxlabel, lines, fontsize=7, color="#555555")
 
 
 def show_message(message: str) -> Figure:

@@ -23,7 +23,8 @@ __all__ = ["Group", "SavedRun", "compare_runs", "grouped", "read_runs", "table"]
 
 NUMBERS = ("accuracy", "loss", "seconds", "epochs", "parameters", "seed")   # of results.json
 HISTORY = ["epoch", "train_loss", "valid_loss", "accuracy"]
-COLUMNS = ("recipe", "n", "accuracy", "TTA", "cross-entropy", "epochs", "seconds", "parameters", "data")
+COLUMNS = ("recipe", "n", "accuracy", "TTA", "cross-entropy", "epochs", "seconds", "parameters", "data",
+           "maps", "insertion", "deletion")
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,8 +135,17 @@ def table(groups: list[Group]) -> pd.DataFrame:     # a row a group
         rows.append((g.label, len(g.runs), _spread(g.values("accuracy"), ".2f", 100),
                      _spread(g.values("accuracy_tta"), ".2f", 100), _spread(g.values("cross_entropy"), ".4f"),
                      first["epochs"], _spread(g.values("seconds"), ".0f"), f"{first['parameters']:,}",
-                     f"{first['data']}, {first.get('training_pictures', '?')} pictures"))
+                     f"{first['data']}, {first.get('training_pictures', '?')} pictures",
+                     *_of_maps([r.results for r in g.runs])))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _of_maps(results: list[dict]) -> tuple[str, str, str]:
+    "Of the Grad-CAM maps that the runs show: layer and method, insertion, deletion"
+    found = [r["gradcam"][0] for r in results if r.get("gradcam")]
+    if not found: return "-", "-", "-"
+    kinds = dict.fromkeys(f"{e['method']} at {e['layer']}" for e in found)
+    return ", ".join(kinds), *(_spread([e[k] for e in found], ".3f") for k in ("insertion", "deletion"))
 
 
 def compare_runs(

@@ -63,15 +63,17 @@ def train(
         writer.keep_rate(found)
         write_data(writer.folder, learn.dls)
 
-        maps = GradCAMCallback(recipe.explain.layer, every=recipe.explain.every,
+        maps = GradCAMCallback(recipe.explain.layer, every=recipe.explain.every, measure=False,
                                path=writer.folder / "figures" / "gradcam_epochs.png")
         fit(recipe, learn, found.chosen, cbs=[*writer.callbacks(), maps, *listify(cbs)])
         write_training(writer.folder, **writer.recorded(), found=found if found.lrs else None)
 
         interp = ImageInterpretation.from_learner(learn, ds_idx=len(learn.dls.loaders) - 1,   # the test set
                                                   tta=False if recipe.tta == "none" else recipe.tta)
+        maps.evidence = writer.measure_maps(interp)      # can they be believed?
+        maps.save(maps.path)
         write_interpretation(writer.folder, interp, layer=recipe.explain.layer,   # top losses, Grad-CAM …
-                             n=recipe.explain.gallery)
+                             n=recipe.explain.gallery, evidence=maps.evidence)
         return writer.finish(interp, found)
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from fastai.torch_core import get_model
 from matplotlib.figure import Figure
 
 from ..explain import ImageInterpretation, clean_dl, decode_pictures, inputs_of
+from ..gradcam import Evidence, GradCAM, affordable, default_layer, stages_of, usual_pairs
 from ..plots import (
     Tile,
     offscreen,
@@ -27,8 +29,10 @@ from ..plots import (
     show_tiles,
 )
 
-__all__ = ["FoundRate", "numbers", "plot_batch", "plot_classes", "write_data", "write_interpretation",
-           "write_predictions", "write_training"]
+__all__ = ["FoundRate", "measure_evidence", "numbers", "plot_batch", "plot_classes", "write_data",
+           "write_interpretation", "write_predictions", "write_training"]
+
+LAYERS_BY = "layercam"      # the method of gradcam_layers.png: the one that holds at early layers, too
 
 
 class FoundRate(NamedTuple):
@@ -124,13 +128,17 @@ def write_interpretation(
     layer=None,                    # of the heat maps; None: `gradcam.default_layer`
     n: int = 20,                   # misclassified pictures
     cams: int = 10,                # of them with heat maps
+    evidence: Sequence[Evidence] = (),   # for the captions of the heat maps
 ) -> dict[str, Path]:
     "Write top_losses, misclassified, gradcam, gradcam_layers, confusion, per_class and calibration"
+    shown = GradCAM(model := get_model(interp.learn.model), default_layer(model) if layer is None else layer)
+    captions = lambda method, names: "\n".join(e.caption for e in evidence
+                                               if e.method == method and e.layer in names)
     return _write(out, {
         "top_losses": lambda: interp.plot_top_losses(10),
         "misclassified": lambda: interp.plot_misclassified(n),
-        "gradcam": lambda: interp.plot_gradcam(cams, layer),
-        "gradcam_layers": lambda: plot_layers(interp),
+        "gradcam": lambda: interp.plot_gradcam(cams, layer, caption=captions("gradcam", shown.names)),
+        "gradcam_layers": lambda: plot_layers(interp, caption=captions(LAYERS_BY, stages_of(model))),
         "confusion": interp.plot_confusion_matrix,
         "per_class": interp.plot_per_class,
         "calibration": interp.plot_calibration})
@@ -142,13 +150,25 @@ def plot_layers(
     **kwargs,              # for `Gallery.plot_gradcam`
 ) -> Figure:
     "The worst mistakes and the surest right answers, a class each, with the evidence in `layer1` … `layer4`"
-    names = [name for name, _ in interp.learn.model.named_modules()]
-    layers = [name for name in ("layer1", "layer2", "layer3", "layer4") if name in names] or None
+    layers = stages_of(get_model(interp.learn.model)) or None
     surest = {}
     for i in interp.losses.argsort(stable=True).tolist():
         if interp.correct[i]: surest.setdefault(int(interp.targs[i]), i)
     chosen = [*interp.misclassified(n).tolist(), *list(surest.values())[:n]]
-    return interp.plot_gradcam(chosen, layers, "pred", ncols=1, **kwargs)
+    return interp.plot_gradcam(chosen, layers, "pred", LAYERS_BY, ncols=1, **kwargs)
+
+
+def measure_evidence(
+    interp: ImageInterpretation,
+    layer=None,                # of the heat maps, as for `write_interpretation`
+    trained: int = 0,          # pictures that the training saw, each as often as it did
+) -> list[Evidence]:           # none where too few pictures could be measured in a twentieth of its time
+    "Insertion and deletion of the maps that the figures show, first of those in gradcam.png"
+    model = get_model(interp.learn.model)
+    pairs = usual_pairs(model)
+    if layer not in (None, default_layer(model)): pairs.insert(0, (layer, "gradcam"))
+    n = affordable(trained, len(interp), sum(len(GradCAM(model, k).names) for k, _ in pairs))
+    return interp.gradcam_evidence(n, pairs) if n else []
 
 
 def write_predictions(interp: ImageInterpretation, path: str | Path) -> Path:

@@ -18,7 +18,7 @@ from ..checkpoints import Checkpoint, StopOnNonFinite, StopOnSignal
 from ..data import ImageData
 from ..explain import ImageInterpretation
 from ..files import read_json, save_atomically, write_json
-from ..gradcam import find_layers
+from ..gradcam import Evidence, find_layers, warning_of
 from ..machine import describe_device, versions
 from ..models import model_summary
 from ..recipe import Recipe, counted
@@ -26,7 +26,7 @@ from ..training import ImageLearner
 from ..weights import About, save_weights
 from .console import one_line_errors, show_log
 from .logs import History, TensorBoardLog
-from .report import FoundRate, numbers, write_predictions
+from .report import FoundRate, measure_evidence, numbers, write_predictions
 from .run_folder import begin, begun, choose_folder, locked, remove_if_refused, seal, training_fields
 
 __all__ = ["Run", "RunWriter", "open_run"]
@@ -69,7 +69,7 @@ class RunWriter:
     def __init__(self, asked: Recipe, folder: Path, stop: StopOnSignal, resume: bool, checkpoint_minutes):
         self.asked, self.folder, self.stop, self.resume = asked, folder, stop, resume
         self.started, self.checkpoint_minutes = time.monotonic(), checkpoint_minutes
-        self.before = begun(folder) if resume else {}
+        self.before, self.evidence = begun(folder) if resume else {}, []
         self.lr_file = folder / "checkpoints" / "lr_find.json"
 
     def begin(self, learn: ImageLearner, data: ImageData | str | Path, split: float | None = None) -> None:
@@ -127,6 +127,15 @@ class RunWriter:
         return {"history": self.history.rows, "lrs": hps["lr"], "moms": hps.get("mom"),
                 "steps_per_epoch": len(self.learn.dls.train)}
 
+    def measure_maps(self, interp: ImageInterpretation) -> list[Evidence]:
+        "Insertion and deletion of the maps that the figures show, for results.json and their captions"
+        recipe, trained = self.learn.recipe, len(self.learn.dls.train.dataset)
+        self.evidence = measure_evidence(interp, recipe.explain.layer, recipe.epochs * trained)
+        said = warning_of(self.evidence) if self.evidence else None
+        if said: log.warning("Grad-CAM    %s", said)
+        elif self.evidence: log.info("Grad-CAM    %s", self.evidence[0].caption)
+        return self.evidence
+
     def finish(self, interp: ImageInterpretation, found: FoundRate) -> Run:
         "Predictions, weights, results and TensorBoard's pictures; then the seal"
         folder, learn, data = self.folder, self.learn, self.learn.dls.data
@@ -145,7 +154,8 @@ class RunWriter:
 
     def _results(self, interp, found) -> dict:
         learn, recipe, data, dls = self.learn, self.learn.recipe, self.learn.dls.data, self.learn.dls
-        return {**numbers(interp), "recipe": recipe.name, "recipe_fingerprint": recipe.fingerprint(),
+        return {**numbers(interp), "gradcam": [e.as_dict() for e in self.evidence],
+                "recipe": recipe.name, "recipe_fingerprint": recipe.fingerprint(),
                 "lr": found.chosen, "epochs": recipe.epochs, "bs": dls.train.bs, "seed": recipe.seed,
                 "tta": recipe.tta, "judged_on": "test set", "valid": recipe.valid,
                 "parameters": _n_parameters(learn.model), "data": data.source,

@@ -4,6 +4,7 @@
     choose_precision("auto", torch.device("cpu"))        # "bf16" or "fp32", by its instructions
 """
 import logging
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from fastai.callback.core import Callback, CancelStepException
@@ -14,7 +15,7 @@ from ..errors import InputError, UnknownName
 from ..machine import BF16_FLAGS, cpu_flags
 from .callbacks import inside_fit
 
-__all__ = ["PRECISIONS", "Precision", "choose_precision"]
+__all__ = ["PRECISIONS", "Precision", "choose_precision", "precision_of"]
 
 log = logging.getLogger("cifar_fastai")
 
@@ -76,6 +77,13 @@ class Precision(Callback):
     def cleanup(self):
         "Leave the autocast, if one is entered"
         while self.entered: self.after_loss()
+
+
+def precision_of(learn) -> AbstractContextManager:
+    "The autocast that a Learner computes under, for passes outside of its loop"
+    for cb in learn.cbs:
+        if isinstance(cb, Precision): return cb.context(next(learn.model.parameters()).device)
+    return nullcontext()
 
 
 def choose_precision(

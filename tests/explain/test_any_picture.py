@@ -14,8 +14,9 @@ from cifar_fastai.data.image_data import ImageData
 from cifar_fastai.errors import InputError
 from cifar_fastai.explain.any_picture import choose, gradcam_of
 from cifar_fastai.explain.interpretation import ImageInterpretation
-from cifar_fastai.gradcam.cam import METHODS, GradCAM
+from cifar_fastai.gradcam.cam import GradCAM, default_layer
 from cifar_fastai.gradcam.faithfulness import compare_maps
+from cifar_fastai.gradcam.methods import METHODS, upsample
 from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.plots.figures import BAD, GOOD, offscreen, overlay, percent
 from cifar_fastai.training.learner import cifar_learner
@@ -101,7 +102,23 @@ def test_maps_are_for_the_class_asked_for(ours, target, want):
     assert cam.target.tolist() == (want or said)
     titles = [f"{'why' if c == s else 'where'} {CLASSES[c]}" for c, s in zip(want or said, said)]
     assert [above for above, _ in texts(fig)[1::2]] == titles
-    close(cam.raw, GradCAM(ours.model, "layer3")(choose(ours, [0, 1]).xb, cam.target, method="layercam").raw)
+    xb = choose(ours, [0, 1]).xb
+    close(cam.raw, GradCAM(ours.model, default_layer(ours.model))(xb, cam.target, method="layercam").raw)
+    strongest = upsample(GradCAM(ours.model, cam.names)(xb, method="layercam").raw, (16, 16)).amax((1, 2))
+    mine = upsample(cam.raw, (16, 16))
+    top = torch.maximum(strongest, mine.amax((1, 2)))[:, None, None]
+    close(cam.maps, mine / top)                                      # on one scale with the predicted class
+
+
+def test_what_speaks_against_a_class_is_shown_in_blue_where_that_is_asked_for(ours):
+    fig, cam = ours.gradcam([0, 1], "layer3", target="ship", method="hirescam", signed=True)
+    assert cam.maps.min() < 0 and cam.maps.abs().max() <= 1 and cam.raw.min() < 0
+    assert [t.get_text() for t in fig.axes[-1].get_xticklabels()] == ["against", "for"]
+    for i in (0, 1):
+        want = overlay(choose(ours, [0, 1]).pictures[i], cam.maps[i], signed=True)
+        close(shown(fig)[2 * i + 1], want, atol=1e-4)
+    with pytest.raises(InputError, match="'layercam' leaves out what speaks against"):
+        ours.gradcam(0, method="layercam", signed=True)
 
 
 @pytest.mark.parametrize("items, kwargs, says", [
@@ -195,8 +212,8 @@ def trained():
 def test_maps_of_a_trained_net_beat_noise_and_a_centred_blob(trained):
     assert trained.accuracy > .9
     table = trained.gradcam_faithfulness(100, "layer4", METHODS, steps=8)
-    assert len(table) == len(METHODS) * 4 and set(table.n) == {100} and table.better.all()
-    assert set(table.method) == set(METHODS) and set(table.control) == {"random", "centred"}
+    assert len(table) == len(METHODS) * 6 and set(table.n) == {100} and table.better.all()
+    assert set(table.method) == set(METHODS) and set(table.control) == {"random", "centred", "mean map"}
     np.testing.assert_allclose(table.difference, table.auc - table.control_auc, atol=1e-6)
     assert (table.low < table.difference).all() and (table.difference < table.high).all()
     rises = table.measure == "insertion"

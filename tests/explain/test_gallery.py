@@ -7,8 +7,9 @@ from torch import nn
 from cifar_fastai.errors import InputError
 from cifar_fastai.explain.gallery import listed
 from cifar_fastai.explain.interpretation import ImageInterpretation
-from cifar_fastai.gradcam.cam import GradCAM, default_layer
-from cifar_fastai.models import resnet18
+from cifar_fastai.gradcam.cam import GradCAM, default_layer, stages_of
+from cifar_fastai.gradcam.methods import heatmaps
+from cifar_fastai.models import custom_resnet, resnet18
 from cifar_fastai.plots.figures import offscreen, overlay, percent
 
 
@@ -81,17 +82,21 @@ def test_gradcam_explains_what_was_said_what_is_true_and_any_class(learn, interp
     idx, cam = interp.misclassified(5), GradCAM(learn.model, ["layer2", "layer3"])
     xb = learn.dls.valid.new(bs=23).one_batch()[0][idx]
     known = {"pred": interp.decoded[idx], "true": interp.targs[idx], 2: torch.full((5,), 2)}
+    predicted = cam(xb, method="hirescam").raw
     for target, classes in known.items():
         got = interp.gradcam(idx, ["layer2", "layer3"], target, "hirescam")
-        want = cam(xb, classes, method="hirescam").maps
+        raw = cam(xb, classes, method="hirescam").raw
         assert list(got) == ["layer2", "layer3"]
-        for name in want: np.testing.assert_allclose(got[name], want[name], atol=1e-5)
-    assert not np.allclose(interp.gradcam(idx)["layer3"], interp.gradcam(idx, target="true")["layer3"])
+        for name in raw:
+            want = heatmaps([raw[name], predicted[name]], (16, 16))[0]
+            np.testing.assert_allclose(got[name], want, atol=1e-5)
+    assert not np.allclose(interp.gradcam(idx, "layer3")["layer3"],
+                           interp.gradcam(idx, "layer3", target="true")["layer3"])
     with pytest.raises(InputError, match="Did you mean true"): interp.gradcam(idx, target="tru")
 
 
 def test_many_maps_are_made_in_pieces(interp):
-    maps = interp.gradcam([3] * 100)["layer3"]
+    maps = interp.gradcam([3] * 100, "layer3")["layer3"]
     assert maps.shape == (100, 16, 16) and np.allclose(maps[0], maps[-1], atol=1e-5) and maps.max() > .9
 
 
@@ -120,7 +125,7 @@ def test_sheet_takes_indices_one_target_and_a_colour_bar_or_none(interp):
 
 def test_a_class_can_be_asked_for_by_its_name_and_an_unknown_picture_not_at_all(interp):
     idx = interp.misclassified(2)
-    dog, one, cat = (interp.gradcam(idx, target=t)["layer3"] for t in ("dog", 1, "cat"))
+    dog, one, cat = (interp.gradcam(idx, "layer3", target=t)["layer3"] for t in ("dog", 1, "cat"))
     assert np.array_equal(dog, one) and not np.array_equal(dog, cat)
     for bad in (23, -1):
         with pytest.raises(InputError, match=f"no picture {bad}. Choose 0 to 22"):
@@ -151,7 +156,8 @@ def test_one_picture_is_shown_with_what_was_said(interp):
 
 
 def test_a_layer_is_chosen_for_the_nets_that_people_have():
-    assert default_layer(resnet18()) == "layer3" and default_layer(Net()) == "layer3"
+    assert default_layer(resnet18()) == "layer4+layer2" and default_layer(Net()) == "layer3"
+    assert default_layer(custom_resnet()) == "layer3+layer1" and stages_of(nn.Conv2d(3, 4, 3)) == []
     assert default_layer(nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3)), nn.Flatten())) == "0"
     assert default_layer(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten())) == "1"
     with pytest.raises(InputError, match="no convolution"): default_layer(nn.Linear(2, 2))

@@ -2,6 +2,7 @@
 import copy
 import gc
 import io
+import warnings
 from contextlib import suppress
 
 import numpy as np
@@ -16,11 +17,14 @@ from torch import nn
 from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.errors import InputError
 from cifar_fastai.explain import gradcam_callback as cam_callback
+from cifar_fastai.explain.any_picture import choose
 from cifar_fastai.explain.gradcam_callback import GradCAMCallback, _of_each
 from cifar_fastai.gradcam.cam import GradCAM
+from cifar_fastai.gradcam.faithfulness import insertion_deletion
+from cifar_fastai.gradcam.methods import METHODS, heatmaps, upsample
 from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.loaders.picture_store import PictureStore
-from cifar_fastai.plots.figures import GOOD, offscreen
+from cifar_fastai.plots.figures import GOOD, offscreen, overlay
 from cifar_fastai.runs.logs import TensorBoardLog
 from cifar_fastai.training.precision import Precision
 
@@ -51,7 +55,7 @@ class Witness(Callback):
     def __init__(self, cam): self.cam, self.seen = cam, {}
     def after_epoch(self):
         cam, epoch = self.cam, self.epoch + 1
-        maps = plain_maps(self.learn.model, cam.inputs, cam.layer, target=cam.predicted[epoch],
+        maps = plain_maps(self.learn.model, cam.inputs, cam.layer, target=cam.targets[epoch],
                           method=cam.method)
         self.seen[epoch] = maps
 
@@ -93,7 +97,7 @@ def test_maps_are_of_the_same_pictures_in_every_set(learner, learnable):
 def test_one_forward_pass_more_for_each_set_and_no_other_picture(learner, monkeypatch):
     passes, seen, take = [], [], PictureStore.take
     monkeypatch.setattr(PictureStore, "take", lambda self, idxs: seen.append(len(idxs)) or take(self, idxs))
-    for extra in ({}, {"cbs": GradCAMCallback("layer2", every=2, n=5)}):
+    for extra in ({}, {"cbs": GradCAMCallback("layer2", every=2, items=range(5), measure=False)}):
         learn = learner()
         calls = count_calls(learn.model)
         learn.fit(4, .01, **extra)
@@ -132,23 +136,28 @@ def test_maps_of_a_net_that_trains_in_bf16_and_channels_last_are_those_of_the_pl
     for epoch, want in witness.seen.items(): close(cam.maps[epoch], want, atol=1e-4)
     assert torch.stack(list(cam.maps.values())).amax((0, 2, 3)).eq(1).all()
     other = plain_maps(learn.model, learn.dls.valid.one_batch()[0][:8], "layer2")
-    assert not torch.allclose(cam.maps[3], other, atol=.05)              # of other pictures
+    assert not torch.allclose(cam.maps[3][:8], other, atol=.05)              # of other pictures
 
 
 def test_several_layers_are_taken_from_one_pass(learner):
     learn = learner()
     calls = count_calls(learn.model)
-    cam = GradCAMCallback(["layer1", "layer2"], n=3)
+    cam = GradCAMCallback(["layer1", "layer2"], n=3, measure=False)
     learn.fit(1, .01, cbs=cam)
-    assert calls.count(3) == 2 and list(cam.maps[1]) == ["layer1", "layer2"]
+    assert calls.count(12) == 2 and list(cam.maps[1]) == ["layer1", "layer2"]
     alone = fitted(learner(), epochs=1, n=3)
     close(cam.maps[1]["layer2"], alone.maps[1])
 
 
 @pytest.mark.parametrize("target, classes", [("true", None), (2, [2] * 4), ("dog", [1] * 4)])
-def test_maps_are_for_the_class_asked_for(learner, target, classes):
-    cam = fitted(learner(), epochs=1, n=4, target=target)
-    assert cam.predicted[1].tolist() == (classes or cam.ys.tolist())
+def test_maps_are_for_the_class_asked_for_on_one_scale_with_the_predicted_one(learner, target, classes):
+    learn = learner()
+    cam = fitted(learn, epochs=1, items=[0, 1, 2, 3], target=target)
+    assert cam.targets[1].tolist() == (classes or cam.ys.tolist())
+    xb = choose(learn, range(4)).xb
+    out, predicted = (GradCAM(learn.model, "layer2")(xb, t) for t in (cam.targets[1], None))
+    assert torch.equal(cam.predicted[1], predicted.target)
+    close(cam.maps[1], heatmaps([out.raw, predicted.raw], (16, 16))[0], atol=1e-4)
 
 
 def test_pictures_from_elsewhere_can_be_watched(learner, tmp_path):
@@ -183,7 +192,7 @@ def test_it_works_on_vision_learner_and_png_files(tmp_path):
     with learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-3, cbs=cam)
     assert list(cam.raw[2]) == ["0"] and list(cam.maps) == [0, 2]
     xb, _ = dls.valid.new(bs=6).one_batch()
-    picked = _of_each(dls.valid.dataset, 4, 2)
+    picked = _of_each(dls.valid.dataset, 16, 2)
     want = plain_maps(learn.model, xb.as_subclass(torch.Tensor)[picked], "0", target=cam.predicted[2])
     close(cam.maps[2], want, atol=1e-4)
     assert Image.open(tmp_path / "strip.png").width > 300
@@ -280,20 +289,82 @@ def test_what_will_not_do_is_refused_before_training(learner, kwargs, says):
 
 def test_strip_has_a_row_for_each_set_with_the_class_below_each_map(learner):
     cam = fitted(learner(), epochs=3, every=2, n=4)
-    fig = cam.strip()
+    fig, at = cam.strip(), cam.shown()
     assert [ax.get_ylabel() for ax in fig.axes] == ["picture", "epoch 0", "epoch 2", "epoch 3"]
-    assert [t.get_text() for t in fig.axes[0].texts] == list(CLASSES)
+    assert [t.get_text() for t in fig.axes[0].texts] == [CLASSES[y] for y in cam.ys[at]]
     for ax, epoch in zip(fig.axes[1:], (0, 2, 3)):
-        said = cam.predicted[epoch].tolist()
+        said = cam.predicted[epoch][at].tolist()
         assert [t.get_text() for t in ax.texts] == [CLASSES[c] for c in said]
-        assert [t.get_color() == GOOD for t in ax.texts] == [c == y for c, y in zip(said, cam.ys.tolist())]
-        np.testing.assert_allclose(ax.images[1].get_array(), cam._overlays(cam.raw[epoch]["layer2"])[1])
+        right = [c == y for c, y in zip(said, cam.ys[at].tolist())]
+        assert [t.get_color() == GOOD for t in ax.texts] == right
+        want = overlay(cam.pictures[at[1]], cam.maps[epoch][at[1]])
+        np.testing.assert_allclose(ax.images[1].get_array(), want)
+
+
+def with_fates(predicted, ys, **kwargs):
+    "A callback that has seen these predictions, a row for each epoch from 0 on"
+    cam = GradCAMCallback(**{"n": 4} | kwargs)
+    cam.pictures, cam.ys = np.zeros((len(ys), 4, 4, 3)), torch.tensor(ys)
+    cam.predicted = {e: torch.tensor(p) for e, p in enumerate(predicted)}
+    return cam
+
+
+@pytest.mark.parametrize("predicted, want", [
+    ([[1] * 8, [0, 0, 0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 0, 0, 1, 1]], [0, 1, 2, 6]),    # 6 never, 7 forgotten
+    ([[1] * 8, [0] * 8, [0, 0, 0, 0, 0, 0, 0, 1]], [0, 1, 2, 7]),                     # only a forgotten one
+    ([[1] * 8, [0] * 8], [0, 1, 2, 3]),                                               # none is wrong
+    ([[0] * 8, [1] * 8], [0, 1, 2, 3]),                                               # none is right
+    ([[0] * 8, [1, 1, 1, 1, 1, 0, 0, 1]], [5, 6, 0, 1]),                              # too few are right
+    ([[1] * 8], [0, 1, 2, 3])])                                                       # nothing is known yet
+def test_the_strip_shows_both_fates_whatever_came_of_the_net(predicted, want):
+    assert with_fates(predicted, [0] * 8).shown() == want
+    assert with_fates(predicted, [0] * 8, items=[3] * 8).shown() == list(range(8)), "what is asked for"
+
+
+def test_pictures_without_labels_have_no_fate():
+    cam = with_fates([[1] * 8, [0] * 8], [0] * 8)
+    cam.ys = None
+    assert cam.shown() == [0, 1, 2, 3]
+
+
+# ---- believed? ---------------------------------------------------------------------------------------------
+
+def test_at_the_end_the_maps_are_measured_and_the_strip_says_so(learner):
+    learn = learner()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cam = fitted(learn, epochs=80, every=80, layer="layer3", lr=.05)
+    e, said = cam.evidence[0], [str(w.message) for w in caught if "Grad-CAM" in str(w.message)]
+    assert (e.layer, e.method) == ("layer3", "gradcam") and e.pictures == 48, "all"
+    xb = choose(learn, np.random.default_rng(0).permutation(48).tolist()).xb
+    out = GradCAM(learn.model, "layer3")(xb)
+    exact = insertion_deletion(learn.model, xb, upsample(out.raw, (16, 16)), out.target)
+    assert e.insertion == pytest.approx(exact[0].mean().item(), abs=.02)
+    assert e.deletion == pytest.approx(exact[1].mean().item(), abs=.02)
+    assert e.caption in cam.strip()._supxlabel.get_text().replace("\n", " ")
+    assert len(said) == (not e.better) and len(cam.evidence) == 1 if e.better else len(cam.evidence) > 1
+
+
+def test_maps_no_better_than_noise_are_called_so_in_one_line_with_the_best_pair(learner, monkeypatch):
+    upside_down = lambda A, g: -g.mean((2, 3), keepdim=True)
+    monkeypatch.setitem(METHODS, "gradcam++", upside_down)
+    says = ("Grad-CAM: gradcam.. at layer3 is not better than noise on this net: insertion .*, deletion .* "
+            "n=48. (Take|So)")
+    with pytest.warns(UserWarning, match=says) as caught:
+        cam = fitted(learner(), epochs=80, every=80, layer="layer3", lr=.05, method="gradcam++")
+    assert sum("Grad-CAM" in str(w.message) for w in caught) == 1 and not cam.evidence[0].better
+    assert "NOT better than noise" in cam.strip()._supxlabel.get_text().replace("\n", " ")
+
+
+def test_a_short_fit_and_one_that_asks_for_none_measure_nothing(learner):
+    assert fitted(learner(), epochs=1).evidence == []
+    assert fitted(learner(), epochs=40, every=40, measure=False).evidence == []
 
 
 def test_of_many_sets_the_strip_shows_some_from_the_first_to_the_last(learner):
     cam = fitted(learner(), epochs=1)
     cam.raw = dict.fromkeys(range(100), cam.raw[1])
-    cam.predicted = dict.fromkeys(range(100), cam.predicted[1])
+    cam.predicted, cam.targets = (dict.fromkeys(range(100), cam.predicted[1]) for _ in range(2))
     labels = [ax.get_ylabel() for ax in cam.strip(rows=5).axes]
     assert labels == ["picture", "epoch 0", "epoch 25", "epoch 50", "epoch 74", "epoch 99"]
 
@@ -333,7 +404,7 @@ def test_maps_go_to_our_tensorboard_log_at_the_step_of_each_set(learner, tmp_pat
     found = images_in(tmp_path)
     assert set(found) == {"gradcam/layer1", "gradcam/layer2"}
     assert [step for step, _ in found["gradcam/layer2"]] == [5, 10]
-    want = np.concatenate(cam._overlays(cam.raw[2]["layer2"]), axis=1)
+    want = np.concatenate([overlay(p, m) for p, m in zip(cam.pictures[:3], cam.maps[2]["layer2"])], axis=1)
     np.testing.assert_allclose(found["gradcam/layer2"][1][1], want * 255, atol=1)
 
 

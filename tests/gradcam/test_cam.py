@@ -10,8 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cifar_fastai.errors import InputError
-from cifar_fastai.gradcam.cam import METHODS, GradCAM, find_layers, heatmap, undisturbed, upsample
+from cifar_fastai.errors import InputError, UnknownName
+from cifar_fastai.gradcam.cam import GradCAM, find_layers, undisturbed
+from cifar_fastai.gradcam.methods import (
+    DETAIL,
+    METHODS,
+    SIGNED,
+    heatmap,
+    heatmaps,
+    upsample,
+    with_detail,
+)
 from cifar_fastai.models import MODELS
 
 
@@ -399,3 +408,85 @@ def test_a_net_with_its_own_train_method_is_not_asked(net, xb):
     net.train = refuse
     GradCAM(net, "body")(xb)
     assert net.training and net.stem.training
+
+
+# ---- one map of several layers, and maps on one scale ------------------------------------------------------
+
+def test_detail_is_added_at_the_height_of_the_map_it_refines():
+    raw = torch.tensor([[[4., 0], [-2, 1]]])
+    fine = torch.tensor([[[0., 0, 0, 0], [0, 8, 0, 0], [0, 0, -5, 0], [0, 0, 0, 2]]])
+    got, coarse = with_detail(raw, fine), upsample(raw, (4, 4))
+    added = torch.tensor([[[0., 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, .25]]])    # over its top
+    close(got, coarse + DETAIL * 4 * added)
+    close(with_detail(10 * raw, 7 * fine), 10 * got, atol=1e-5)         # in units of the first
+    close(with_detail(-raw.abs(), fine), upsample(-raw.abs(), (4, 4)))  # nothing to refine
+    assert torch.equal(with_detail(raw), raw)
+
+
+def test_detail_of_two_layers_is_added_one_after_the_other():
+    raw, a, b = torch.tensor([[[2.]]]), torch.tensor([[[1., 0], [0, 0]]]), torch.tensor([[[0., 0], [0, 3]]])
+    close(with_detail(raw, a, b), 2 + DETAIL * 2 * torch.tensor([[[1., 0], [0, 1]]]))
+    close(with_detail(raw, torch.zeros(1, 2, 2)), torch.full((1, 2, 2), 2.))      # an empty one adds none
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_map_of_two_layers_is_the_first_by_the_method_with_layercams_detail_of_the_other(net, xb, method):
+    coarse = GradCAM(net, "left")(xb, 2, method=method).raw
+    fine = GradCAM(net, "stem")(xb, 2, method="layercam").raw
+    both = GradCAM(net, "left+stem")(xb, 2, method=method)
+    close(both.raw, with_detail(coarse, fine))
+    close(both.maps, heatmap(with_detail(coarse, fine), xb.shape[-2:]))
+    assert both.names == ("left+stem",) and not any(m._forward_hooks for m in net.modules())
+
+
+def test_maps_of_one_layer_and_of_several_come_from_one_pass(net, xb):
+    calls, cam = [], GradCAM(net, ["body", "left+stem", "left"])
+    handle = net.register_forward_hook(lambda *_: calls.append(1))
+    out = cam(xb)
+    handle.remove()
+    assert calls == [1] and list(out.raw) == ["body", "left+stem", "left"]
+    assert list(cam.layers) == ["body", "left", "stem"]
+    close(out.raw["left"], GradCAM(net, "left")(xb).raw)
+    assert out.maps_by_layer is out.maps and list(GradCAM(net, "body")(xb).raw_by_layer) == ["body"]
+
+
+@pytest.mark.parametrize("layer, says", [
+    ("left+stemm", "stemm.*Did you mean stem"), ("left+", "''"), ("nothing+stem", "nothing")])
+def test_a_part_that_is_not_there_is_named(net, layer, says):
+    with pytest.raises(UnknownName, match=says): find_layers(net, layer)
+
+
+def test_a_plus_in_an_expression_stays_an_expression(net):
+    assert list(find_layers(net, r"(stem|body)+")) == ["stem", "body"]
+
+
+def test_maps_of_several_classes_share_the_largest_values_scale():
+    strong, faint = torch.tensor([[[8., 2], [0, -4]]]), torch.tensor([[[0., 1], [2, -16]]])
+    a, b = heatmaps([strong, faint], (2, 2))
+    assert a.tolist() == [[[1, .25], [0, 0]]] and b.tolist() == [[[0, .125], [.25, 0]]]
+    a, b = heatmaps([strong, faint], (2, 2), signed=True)
+    assert a.tolist() == [[[.5, .125], [0, -.25]]] and b.tolist() == [[[0, .0625], [.125, -1]]]
+    assert heatmap(faint, (2, 2)).tolist() == [[[0, .5], [1, 0]]]                        # alone: its own
+    assert not torch.stack(heatmaps([-strong.abs()] * 2, (2, 2))).any()                  # and 0 stays 0
+
+
+def test_each_pictures_maps_have_a_scale_of_their_own_with_the_predicted_class_among_them(net, xb):
+    cam, predicted = GradCAM(net, ["body", "left"]), GradCAM(net, "body")(xb)
+    one, = cam.together(xb, [1])
+    want = heatmaps([cam(xb, 1).raw["body"], predicted.raw], xb.shape[-2:])[0]
+    close(one.maps["body"], want)
+    close(one.raw["body"], cam(xb, 1).raw["body"])
+    first, second = GradCAM(net, "body").together(xb, [None, 1])
+    close(second.maps, want)
+    top = torch.maximum(first.maps.amax((1, 2)), second.maps.amax((1, 2)))
+    close(top, torch.ones(len(xb)))
+    assert (second.maps.amax((1, 2)) < .999).any() or (first.maps.amax((1, 2)) < .999).any()
+
+
+def test_signed_maps_are_refused_where_a_method_has_no_sign(net, xb):
+    for method in METHODS.keys() - set(SIGNED):
+        with pytest.raises(InputError, match="leaves out what speaks against a class. For signed"):
+            GradCAM(net, "body").together(xb, [0], method=method, signed=True)
+    for method in SIGNED:
+        out, = GradCAM(net, "body").together(xb, [0], method=method, signed=True)
+        assert out.maps.abs().max() <= 1 and (out.maps < 0).any()

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.gradcam.cam import METHODS, GradCAM, upsample
+from cifar_fastai.gradcam.cam import GradCAM
 from cifar_fastai.gradcam.faithfulness import blob_map, insertion_deletion, paired_ci, random_maps
+from cifar_fastai.gradcam.methods import METHODS, upsample
 from cifar_fastai.models import resnet18
 
 K, C, N = 6, 4, 5       # channels, classes, pictures
@@ -443,13 +444,14 @@ def test_R17_two_hundred_calls_leave_nothing_behind():
 # ---- a trained net -----------------------------------------------------------------------------------------
 
 def scenes(digits, rng):
-    "8×8 digits, doubled, each somewhere in a 32×32 picture of noise"
+    "8×8 digits, doubled, each somewhere in a 32×32 picture of noise; row and column of its corner"
     x = torch.rand(len(digits), 1, 32, 32, generator=rng) * 0.5
+    corners = torch.empty(len(digits), 2, dtype=int)
     big = F.interpolate(digits[:, None], scale_factor=2)
-    for picture, digit, (r, c) in zip(x, big, torch.randint(0, 17, (len(x), 2), generator=rng)):
-        place = picture[:, r:r + 16, c:c + 16]
-        torch.maximum(place, digit, out=place)
-    return x - 0.3
+    for k, (r, c) in enumerate(torch.randint(0, 17, (len(x), 2), generator=rng)):
+        place, corners[k] = x[k, :, r:r + 16, c:c + 16], torch.stack([r, c])
+        torch.maximum(place, big[k], out=place)
+    return x - 0.3, corners
 
 
 def conv(i, o, stride):
@@ -470,22 +472,22 @@ def trained():
         opt = torch.optim.Adam(net.parameters())
         schedule = torch.optim.lr_scheduler.OneCycleLR(opt, 0.01, total_steps=150)
         for _ in range(6):
-            xs = scenes(digits[train], rng)
+            xs, _ = scenes(digits[train], rng)
             for i in torch.randperm(len(train), generator=rng).split(64)[:25]:
                 opt.zero_grad(); F.cross_entropy(net(xs[i]), y[train][i]).backward()
                 opt.step(); schedule.step()
-        return net.eval(), scenes(digits[test], rng), y[test]
+        return net.eval(), *scenes(digits[test], rng), y[test]
 
 
 def test_R18_the_net_was_trained(trained):
-    net, xb, y = trained
+    net, xb, _, y = trained
     with torch.no_grad(): assert (net(xb).argmax(1) == y).float().mean() > 0.9
 
 
 @pytest.fixture(scope="module")
 def controls(trained):
     "Insertion and deletion areas of maps that know nothing, and of maps that know where things tend to stand"
-    net, xb, _ = trained
+    net, xb, *_ = trained
     with torch.no_grad(): predicted = net(xb).argmax(1)
     return [insertion_deletion(net, xb, maps, predicted, steps=8)
             for maps in (random_maps(200, (32, 32), (8, 8)), blob_map(200, (32, 32)))]
@@ -493,7 +495,7 @@ def controls(trained):
 
 @pytest.mark.parametrize("method", list(METHODS))
 def test_R18_maps_beat_noise_and_a_centred_blob(trained, controls, method):
-    net, xb, _ = trained
+    net, xb, *_ = trained
     out = GradCAM(net, "layer4")(xb, method=method)
     insertion, deletion = insertion_deletion(net, xb, upsample(out.raw, (32, 32)), out.target, steps=8)
     for inserted, deleted in controls:
@@ -502,10 +504,31 @@ def test_R18_maps_beat_noise_and_a_centred_blob(trained, controls, method):
 
 
 def test_R18_a_map_upside_down_loses(trained, controls):
-    net, xb, _ = trained
+    net, xb, *_ = trained
     out = GradCAM(net, "layer4")(xb)
     insertion, deletion = insertion_deletion(net, xb, -upsample(out.raw, (32, 32)), out.target, steps=8)
     assert paired_ci(insertion, controls[0][0])[2] < 0 < paired_ci(deletion, controls[0][1])[1]
+
+
+def hit_rate(maps, corners):
+    "How often the hottest place lies on the digit: the pointing game (Zhang et al. 2018); chance is .25"
+    peak = maps.flatten(1).argmax(1)
+    off = torch.stack([peak // 32, peak % 32], 1) - corners
+    return ((off >= 0) & (off < 16)).all(1).float().mean().item()
+
+
+@pytest.mark.parametrize("layer", ["layer1", "layer2", "layer3", "layer4", "layer4+layer2"])
+@pytest.mark.parametrize("method", list(METHODS))
+def test_the_hottest_place_is_where_the_digit_is(trained, method, layer):
+    net, xb, corners, y = trained
+    least = .5 if (method, layer) == ("gradcam", "layer1") else .85        # its channels know no class yet
+    assert hit_rate(GradCAM(net, layer)(xb, y, method=method).maps, corners) > least
+
+
+def test_noise_hits_the_digit_by_chance_and_a_blob_no_better(trained):
+    _, xb, corners, _ = trained
+    assert hit_rate(random_maps(200, (32, 32), (8, 8)), corners) < .4
+    assert hit_rate(GradCAM(trained[0], "layer4")(xb).maps.flip(1, 2), corners) < .5
 
 
 def ranks(maps): return maps.flatten(1).argsort(dim=1).argsort(dim=1).double()
@@ -519,7 +542,7 @@ def rank_correlation(a, b):
 
 def test_R19_maps_follow_the_weights(trained):
     import copy
-    net, xb, y = trained
+    net, xb, _, y = trained
     net, want = copy.deepcopy(net), GradCAM(net, "layer4")(xb, y).raw
     assert rank_correlation(GradCAM(net, "layer4")(xb, y).raw, want) == pytest.approx(1)
     torch.manual_seed(1)

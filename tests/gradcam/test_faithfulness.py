@@ -51,6 +51,58 @@ def test_half_the_places_at_a_time():
     assert areas(x, torch.rand(1, 2, 2), steps=1).tolist() == [[0.5, 0.5]]
 
 
+class Steep(nn.Module):
+    "The probability of class 1 rises steeply where half of the light is there; counts the pictures it saw"
+    def __init__(self): super().__init__(); self.seen, self.dtypes = 0, set()
+
+    def forward(self, x):
+        self.seen += len(x)
+        z = (12 * x.mean((1, 2, 3)) - 3)[:, None] @ torch.ones(1, 1)
+        self.dtypes.add(z.dtype)
+        return torch.cat([-z, z], 1)
+
+
+def by_hand(net, x, maps, steps):
+    "The areas of one class, step by step, picture by picture"
+    found = []
+    for picture, m in zip(x, maps):
+        order = m.flatten().argsort(descending=True, stable=True)
+        curves = []
+        for start, other in ((torch.zeros_like(picture), picture), (picture, torch.zeros_like(picture))):
+            seen = []
+            for k in range(steps + 1):
+                now, places = start.clone().flatten(1), order[:round(k / steps * order.numel())]
+                now[:, places] = other.flatten(1)[:, places]
+                seen.append(net(now.view_as(picture)[None]).softmax(1)[0, 1])
+            curves.append(torch.trapezoid(torch.stack(seen)) / steps)
+        found.append(torch.stack(curves))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 16])
+def test_areas_are_those_of_every_step_by_hand_and_a_tolerance_saves_passes(steps):
+    rng = torch.Generator().manual_seed(0)
+    x, maps, net = torch.rand(9, 2, 6, 5, generator=rng), torch.rand(9, 6, 5, generator=rng), Steep()
+    want = by_hand(net, x, maps, steps)
+    net.seen = 0
+    exact = torch.stack(insertion_deletion(net, x, maps, 1, steps, "zero", bs=7)).T
+    torch.testing.assert_close(exact, want, rtol=0, atol=1e-6)
+    assert net.seen == 9 * 2 * steps
+    net.seen = 0
+    near = torch.stack(insertion_deletion(net, x, maps, 1, steps, "zero", tol=.05)).T
+    assert (near - want).abs().max() < .02 and net.seen <= 9 * 2 * steps
+    if steps == 16: assert net.seen < .8 * 9 * 2 * steps
+
+
+def test_it_computes_in_the_callers_precision_where_that_is_asked_for():
+    x, net = torch.rand(2, 1, 4, 4), Steep()
+    with torch.autocast("cpu", torch.bfloat16):
+        insertion_deletion(net, x, x[:, 0], 1)
+        assert net.dtypes == {torch.float32}
+        insertion_deletion(net, x, x[:, 0], 1, autocast=True)
+    assert net.dtypes == {torch.float32, torch.bfloat16}
+
+
 def test_the_model_is_left_in_train_mode_and_judged_in_eval_mode():
     net = nn.Sequential(nn.Flatten(), nn.Dropout(1.0), nn.Linear(12, 2))
     x, before = torch.randn(5, 3, 2, 2), torch.get_rng_state()
