@@ -15,41 +15,52 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ["gradcam/test_cam_reference.py", "gradcam/test_cam.py", "gradcam/test_faithfulness.py"]
-CAM, CHECKS, AREAS = "gradcam/cam.py", "gradcam/checks.py", "gradcam/faithfulness.py"
+TESTS = [f"gradcam/test_{name}.py" for name in ("cam_reference", "cam", "faithfulness", "evidence")]
+CAM, METHODS, CHECKS = "gradcam/cam.py", "gradcam/methods.py", "gradcam/checks.py"
+AREAS, EVIDENCE = "gradcam/faithfulness.py", "gradcam/evidence.py"
 MEAN, SUM = "return g.mean(HW, keepdim=True)", "* A).sum(1)"
 GATHER = "return target, logits.gather(1, target[:, None])"
-OWN_MAX = "return maps / maps.amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)"
+TOP = "m / top.clamp_min(torch.finfo(m.dtype).tiny)"
 
 MUTATIONS = [    # what goes wrong, in which file, the text there, what stands there instead
-    ("sum over pixels for mean", CAM, MEAN, MEAN.replace("mean", "sum")),
-    ("ReLU on the gradient", CAM, MEAN, MEAN.replace("g.", "g.relu().")),
+    ("sum over pixels for mean", METHODS, MEAN, MEAN.replace("mean", "sum")),
+    ("ReLU on the gradient", METHODS, MEAN, MEAN.replace("g.", "g.relu().")),
     ("softmax for logits", CHECKS, GATHER, GATHER.replace("logits.", "logits.softmax(1).")),
     ("log-softmax for logits", CHECKS, GATHER, GATHER.replace("logits.", "logits.log_softmax(1).")),
     ("no eval mode", CAM, "m.training = False ", "pass "),
     ("no clone handed on", CAM, "return kept[name].clone()", "return kept[name]"),
     ("no clone kept", CAM, "out.detach().clone().requires_grad_()", "out.detach().requires_grad_()"),
     ("target off by one", CHECKS, GATHER, GATHER.replace("[:, None]", "[:, None].add(1) % logits.shape[1]")),
-    ("align_corners", CAM, "align_corners=False)[:, 0]", "align_corners=True)[:, 0]"),
-    ("min-max for max", CAM, OWN_MAX, "maps = maps - maps.amin((1, 2), keepdim=True); " + OWN_MAX),
-    ("the batch's maximum for its own", CAM, "maps.amax((1, 2), keepdim=True)", "maps.amax()"),
-    ("no guard for an empty map", CAM, ".clamp_min(torch.finfo(maps.dtype).tiny)", ""),
-    ("a fixed epsilon for a faint map", CAM, ".clamp_min(torch.finfo(maps.dtype).tiny)", ".add(1e-7)"),
-    ("swapped axes", CAM, "F.interpolate(raw[:, None]", "F.interpolate(raw.mT[:, None]"),
-    ("swapped size", CAM, "size=tuple(size)", "size=tuple(size)[::-1]"),
+    ("align_corners", METHODS, "align_corners=False)[:, 0]", "align_corners=True)[:, 0]"),
+    ("min-max for max", METHODS, "    top = torch",
+     "    maps = [m - m.amin((1, 2), keepdim=True) for m in maps]; top = torch"),
+    ("the batch's maximum for its own", METHODS, "m.abs().amax((1, 2), keepdim=True)", "m.abs().amax()"),
+    ("no guard for an empty map", METHODS, TOP, "m / top"),
+    ("a fixed epsilon for a faint map", METHODS, TOP, "m / top.add(1e-7)"),
+    ("each class on its own scale", METHODS, "    return [m / top",
+     "    return [m / m.abs().amax((1, 2), keepdim=True)"),
+    ("against a class cut off though asked for", METHODS, "raw if signed else raw.relu()", "raw.relu()"),
+    ("detail at its own height", METHODS, "DETAIL * top * ", "DETAIL * "),
+    ("no detail", METHODS, "DETAIL * top * ", "0 * top * "),
+    ("detail against the class, too", METHODS, "_unit(m.relu())", "_unit(m)"),
+    ("detail where nothing speaks for the class", METHODS, "keepdim=True).relu()", "keepdim=True).abs()"),
+    ("detail by the method, not by LayerCAM", CAM, 'raw(k, METHODS["layercam"])', "raw(k, weigh)"),
+    ("predicted class not on the scale", CAM, "beside = [] if there else", "beside = [] if True else"),
+    ("swapped axes", METHODS, "F.interpolate(raw[:, None]", "F.interpolate(raw.mT[:, None]"),
+    ("swapped size", METHODS, "size=tuple(size)", "size=tuple(size)[::-1]"),
     ("mirrored map", CAM, SUM, SUM + ".flip(2)"),
-    ("bicubic for bilinear", CAM, 'mode="bilinear"', 'mode="bicubic"'),
-    ("no ReLU for display", CAM, "upsample(raw.relu(), size)", "upsample(raw, size)"),
+    ("bicubic for bilinear", METHODS, 'mode="bilinear"', 'mode="bicubic"'),
+    ("no ReLU for display", METHODS, "raw if signed else raw.relu()", "raw"),
     ("ReLU before the channel sum", CAM, SUM, "* A).relu().sum(1)"),
     ("raw without its sign", CAM, SUM, SUM + ".relu()"),
-    ("absolute value for ReLU", CAM, "upsample(raw.relu(), size)", "upsample(raw.abs(), size)"),
+    ("absolute value for ReLU", METHODS, "raw if signed else raw.relu()", "raw if signed else raw.abs()"),
     ("mean over the batch for sum", CAM, "chosen.sum()", "chosen.mean()"),
-    ("LayerCAM without ReLU", CAM, "return g.relu()\n", "return g\n"),
-    ("++ with 1 for 2", CAM, "below = 2 + g", "below = 1 + g"),
-    ("++ without ReLU", CAM, "torch.where((g > 0) & (below", "torch.where((g != 0) & (below"),
-    ("++ as its squares", CAM, "below = 2 + g * A.sum(HW, keepdim=True)",
+    ("LayerCAM without ReLU", METHODS, "return g.relu()\n", "return g\n"),
+    ("++ with 1 for 2", METHODS, "below = 2 + g", "below = 1 + g"),
+    ("++ without ReLU", METHODS, "torch.where((g > 0) & (below", "torch.where((g != 0) & (below"),
+    ("++ as its squares", METHODS, "below = 2 + g * A.sum(HW, keepdim=True)",
      "below = (2 * g**2 + g**3 * A.sum(HW, keepdim=True)) / g**2"),
-    ("XGradCAM without its guard", CAM, "torch.where(total == 0, 0, (g * A).sum(HW, keepdim=True) / total)",
+    ("XGradCAM without its guard", METHODS, "torch.where(total == 0, 0, (g * A).sum(HW, keepdim=True) / total)",
      "(g * A).sum(HW, keepdim=True) / total"),
     ("graph not cut", CAM, "p.requires_grad_(False)", "pass"),
     ("eval mode left on", CAM, "m.training = True", "pass"),
@@ -67,8 +78,13 @@ MUTATIONS = [    # what goes wrong, in which file, the text there, what stands t
     ("infinite logits let through", CAM, "if not chosen.isfinite().all()", "if False"),
     ("a second run let through", CAM, "if name in kept: raise", "if False: raise"),
     ("areas in the wrong order", AREAS, "descending=True", "descending=False"),
-    ("insertion for deletion", AREAS, "for ps in (inserted, deleted)", "for ps in (deleted, inserted)"),
-    ("areas over one step too many", AREAS, "dim=0) / steps", "dim=0) / (steps + 1)"),
+    ("insertion for deletion", AREAS, "hot ^ (curve == 1)", "hot ^ (curve == 0)"),
+    ("areas over one step too many", AREAS, "* width / self.steps", "* width / (self.steps + 1)"),
+    ("a curve taken for straight between its ends", AREAS, "4 * width <= self.steps", "width <= self.steps"),
+    ("no step taken for straight", AREAS, ".abs() < tol", ".abs() < 0"),
+    ("either interval will do", EVIDENCE, "self.insertion_gain[1] > 0 > self.deletion_gain[2]",
+     "self.insertion_gain[1] > 0 or 0 > self.deletion_gain[2]"),
+    ("others are not looked at", EVIDENCE, "(e for e in others if e.better)", "(e for e in others[:0])"),
     ("difference the wrong way round", AREAS, "d = (a - b)", "d = (b - a)"),
 ]
 

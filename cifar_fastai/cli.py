@@ -35,7 +35,7 @@ def flags(
     workers: int = None,          # processes that augment
     device: str = None,           # cpu, cuda, cuda:1 …
     precision: str = None,        # auto (by device), fp32, bf16 or fp16
-    cam_layer: str = None,        # layer of the Grad-CAM maps, such as layer4
+    cam_layer: str = None,        # layer of the Grad-CAM maps, such as layer4 or layer4+layer2
     gallery: int = None,          # misclassified pictures that are shown
     summary: bool = False,        # print the settings and the net, layer by layer, instead of training
     checkpoint_minutes: float = None,  # save within an epoch too, so often

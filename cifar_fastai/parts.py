@@ -220,7 +220,7 @@ class Regularise(Part):
 @dataclass(frozen=True)
 class Explain(Part):
     "What a run shows of its mistakes"
-    layer: str = "layer3"       # of the Grad-CAM maps: 8×8 in a ResNet; layer4 is 4×4
+    layer: str | None = None    # of the Grad-CAM maps, such as layer4 or layer4+layer2; None: a ResNet's best
     every: int = 5              # epochs between two sets of maps while training
     gallery: int = 20           # misclassified pictures that are shown
 

@@ -29,7 +29,7 @@ recipe = Recipe(
         div=8.0, div_final=8e4,                          # of the peak; torch's is of the first rate
         anneal="cos", moms=(0.95, 0.85, 0.95)),
     regularise = Regularise(clip_value=0.1),
-    explain    = Explain("layer2"),                      # 8×8 map: layer3 is 4×4 here
+    explain    = Explain("layer3+layer1"),               # layer3 is the last stage here
 )
 recipe_gn = recipe.but(name="custom_resnet_gn_24ep", norm="gn")
 

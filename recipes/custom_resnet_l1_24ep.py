@@ -31,7 +31,7 @@ recipe = Recipe(
         div=10.0, div_final=10.0,                        # the last rate is the first one
         anneal="linear", moms=(0.95, 0.85, 0.95)),
     regularise = Regularise(l1=5e-4, l1_rule="scaled"),
-    explain    = Explain("layer2"),                      # 8×8 map: layer3 is 4×4 here
+    explain    = Explain("layer3+layer1"),               # layer3 is the last stage here
 )
 
 if __name__ == "__main__": cli.main(recipe)

@@ -12,7 +12,7 @@ recipe = Recipe(
     opt      = Optimizer("sgd", mom=0.9, wd=5e-4),       # Nesterov
     lr       = LRFind("peak"),                           # the training loss decides, never the test set
     schedule = OneCycle(pct_start=0.25, div=25.0, div_final=1e4, anneal="linear"),
-    explain  = Explain("layer3"),                        # 8×8 map: layer4 is 4×4, too coarse to look at
+    explain  = Explain("layer4+layer2"),                 # layer4 knows the class, layer2 the outlines
 )
 
 if __name__ == "__main__": cli.main(recipe)

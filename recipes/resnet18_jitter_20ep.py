@@ -29,7 +29,7 @@ recipe = Recipe(
         pct_start=5 / 20,                                # the peak at epoch 5
         div=100.0, div_final=1e4,                        # of the peak; torch's is of the first rate
         anneal="linear", moms=(0.95, 0.85, 0.95)),
-    explain   = Explain("layer3"),
+    explain   = Explain("layer4+layer2"),
 )
 
 if __name__ == "__main__": cli.main(recipe)

@@ -24,7 +24,7 @@ recipe = Recipe(
     schedule  = Plateau(patience=3, drop=0.1, cooldown=1),
     valid     = "holdout",                               # what the schedule watches is not the test set
     keep      = "best",
-    explain   = Explain("layer3"),
+    explain   = Explain("layer4+layer2"),
 )
 
 if __name__ == "__main__": cli.main(recipe)

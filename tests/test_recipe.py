@@ -194,7 +194,7 @@ def others(part: Part) -> list[Part]:
     "The part with each of its fields changed in turn"
     other = {"name": {"sgd": "adam", "ce": "nll"}, "rule": {"peak": "steep"}, "mode": {"exp": "linear"},
              "on": {"train": "holdout"}, "anneal": {"linear": "cos"}, "l1_rule": {"sum": "scaled"},
-             "layer": {"layer3": "layer4"}, "moms": {None: (.9, .8, .9)}}
+             "layer": {None: "layer4"}, "moms": {None: (.9, .8, .9)}}
     def changed(name):
         value = getattr(part, name)
         if name in other: return other[name][value]

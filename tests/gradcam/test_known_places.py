@@ -28,7 +28,7 @@ def pasted():
 
 @pytest.fixture(scope="module", params=list(METHODS))
 def found(pasted, request):
-    "By layer: how often the hottest place lies in the right quarter, the share of the heat there; chance is .25"
+    "By layer: how often the hottest place lies in the right quarter, and the share of the heat there"
     model, xb, classes, quarters = pasted
     cam, found = GradCAM(model, [*stages_of(model), default_layer(model)]), {}
     for name, raw in cam(xb, classes, method=request.param, bs=20).raw.items():
