@@ -32,7 +32,8 @@ def runs(tmp_path_factory):
     for seed, accuracy in ((1, 0.5), (2, 0.75)):
         folder = shutil.copytree(out / "long", out / "seeds" / f"seed{seed}")
         _write(folder / "recipe.json", {"seed": seed, "epochs": 2, "lr": "find"})
-        numbers = {"accuracy": accuracy, "cross_entropy": accuracy}
+        numbers = {"accuracy": accuracy, "cross_entropy": accuracy, "gradcam": [
+            {"layer": "layer4", "method": "gradcam", "insertion": accuracy, "deletion": accuracy / 2}, {}]}
         _write(folder / "results.json", {"seed": seed, "epochs": 2} | numbers)
         rows = [f"{k},{a},{a if k % 4 < 4 * accuracy else 'ship'},0.9,0.1" for k, a in
                 enumerate(tiny.CLASSES * 12)]
@@ -56,6 +57,9 @@ def test_seeds_of_a_recipe_stand_together_with_mean_and_sd(runs):
         values = [scale * r[name] for r in found]
         assert row[column] == f"{mean(values):{form}} ± {stdev(values):{form}}"
     assert (alone["recipe"], alone["n"], alone["epochs"]) == ("tiny (epochs=3, lr=0.1)", 1, 3)
+    assert (row["maps"], row["insertion"], row["deletion"]) == (
+        "gradcam at layer4", "0.625 ± 0.177", "0.312 ± 0.088")
+    assert [alone[k] for k in ("maps", "insertion", "deletion")] == ["-"] * 3, "too short to be measured"
     assert alone["accuracy"] == f"{100 * results(runs / 'long')['accuracy']:.2f}"
 
 

@@ -18,7 +18,7 @@ from tiny import recipe as all_of_it, tiny_net, write_folder
 from cifar_fastai.data.sources import load_data
 from cifar_fastai.errors import InputError
 from cifar_fastai.machine import versions
-from cifar_fastai.runs import from_recipe
+from cifar_fastai.runs import from_recipe, report
 from cifar_fastai.runs.one_run import find_lr, fit, learner_of, train
 from cifar_fastai.training.callbacks import fitting
 from cifar_fastai.weights import load_weights
@@ -204,6 +204,23 @@ def test_the_rate_is_found_under_the_recipes_own_clipping(undrawn, learnable, tm
     free, held = curves.values()
     assert free[0] == held[0], "the same first batch"
     assert np.ptp(held[20:]) < np.ptp(free[20:]), "steps of a ten-thousandth hardly move the net"
+
+
+def test_the_maps_that_a_run_shows_are_measured_said_and_kept(undrawn, learnable, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "affordable", lambda trained, of, maps: 24)
+    changes = {"epochs": 1, "lr": .1, "explain.layer": "layer1"}
+    run = train(all_of_it.but(**changes), learnable, tmp_path / "a", device="cpu", quiet=True)
+    found = json.loads((run.folder / "results.json").read_text())["gradcam"]
+    assert (found[0]["layer"], found[0]["method"], found[0]["pictures"]) == ("layer1", "gradcam", 24)
+    again, = run.interp.gradcam_evidence(24, [("layer1", "gradcam")])
+    assert found[0]["insertion"] == pytest.approx(again.insertion)
+    assert found[0]["better_than_noise"] == again.better
+    said, = [x for x in (run.folder / "log.txt").read_text().splitlines() if "Grad-CAM" in x]
+    assert ("layer1: insertion" if again.better else "layer1 is not better than noise on this net") in said
+
+
+def test_a_run_too_short_to_measure_says_nothing_of_its_maps(results, done):
+    assert results["gradcam"] == [] and "Grad-CAM" not in done[2]
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(done):
