@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..checkpoints import generators, restore_generators
 from ..errors import InputError, UnknownName
-from ..gradcam import CamOutput, GradCAM, default_layer
+from ..gradcam import CamOutput, cam_of
 from ..plots import BAD, GOOD, Tile, add_colorbar, short
 from .gallery import add_maps, label_text, show_groups
 from .predict import batch_of, clean_dl, decode_pictures
@@ -133,8 +133,7 @@ def gradcam_of(
     target = target_of(target, names)
     if target == "true" and found.y is None:
         raise InputError("target is 'true' but these pictures have no labels. Give validation positions.")
-    asked = GradCAM(model, default_layer(model) if layer is None else layer)
-    cam, = asked.together(found.xb, [target], found.y, method, signed=signed, bs=64)
+    cam, = cam_of(model, layer).together(found.xb, [target], found.y, method, signed=signed, bs=64)
     groups = [[_with_prediction(found, cam, names, i)] for i in range(len(found.xb))]
     classes = zip(cam.target.tolist(), cam.logits.argmax(1).tolist())
     titles = [f"{'why' if c == said else 'where'} {short(names[c], 14)}" for c, said in classes]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..errors import InputError, UnknownName
-from ..gradcam import Evidence, GradCAM, compare_maps, default_layer, measure_maps
+from ..gradcam import Evidence, cam_of, compare_maps, measure_maps
 from ..plots import (
     BAD,
     GOOD,
@@ -61,17 +61,14 @@ class Gallery:
 
     def _gradcams(self, idxs: list[int], layer, targets: Sequence, method: str, signed: bool) -> list[dict]:
         "The maps for each target, those of one picture and layer on one scale"
-        asked, cam, found = [self._classes(idxs, t) for t in targets], self._cam(layer), []
+        asked, found = [self._classes(idxs, t) for t in targets], []
+        cam = cam_of(get_model(self.learn.model), layer)
         for i in range(0, len(idxs), 64):
             xb = inputs_of(self.dl, idxs[i:i + 64]).to(next(cam.model.parameters()).device)
             classes = [c[i:i + 64].to(xb.device) for c in asked]
             found.append(cam.together(xb, classes, method=method, signed=signed))
         return [{name: torch.cat([outs[t].maps_by_layer[name] for outs in found]).cpu().numpy()
                  for name in cam.names} for t in range(len(targets))]
-
-    def _cam(self, layer) -> GradCAM:
-        model = get_model(self.learn.model)
-        return GradCAM(model, default_layer(model) if layer is None else layer)
 
     def _known(self, idxs) -> list[int]:
         idxs, last = listed(idxs), len(self) - 1
@@ -182,7 +179,7 @@ class Gallery:
         against maps of noise, a centred blob, and the method's mean map over these pictures. One row a
         method, measure and control: both AUC, their paired difference, its 95 % interval, and whether that
         lies on the good side of 0"""
-        cam = self._cam(layer)
+        cam = cam_of(get_model(self.learn.model), layer)
         if len(cam.names) > 1:
             raise InputError(f"layers {', '.join(cam.names)} at once. Ask for one at a time.")
         xb, classes = self._drawn(n, seed)
@@ -196,13 +193,12 @@ class Gallery:
     def gradcam_evidence(
         self,
         n: int = 100,            # pictures, drawn by `seed`
-        pairs: Sequence = (),    # layer and method of each kind of map; none: what `plot_gradcam` shows
+        pairs: Sequence = ((None, "gradcam"),),    # layer and method of each kind of map
         seed: int = 0,
     ) -> list[Evidence]:
         "Insertion and deletion of the maps of predicted classes, against noise, in the Learner's precision"
         xb, classes = self._drawn(n, seed)
         model = get_model(self.learn.model)
-        pairs = pairs or [(default_layer(model), "gradcam")]
         with precision_of(self.learn):
             return measure_maps(model, xb, classes, pairs, autocast=True, seed=seed)
 

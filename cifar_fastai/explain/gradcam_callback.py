@@ -19,10 +19,9 @@ from torch import Tensor
 from ..errors import InputError, UnknownName
 from ..gradcam import (
     METHODS,
-    GradCAM,
     NotFinite,
     affordable,
-    default_layer,
+    cam_of,
     heatmaps,
     measure_maps,
     usual_pairs,
@@ -110,8 +109,7 @@ class GradCAMCallback(Callback):
         self.cleanup()
         if not fitting(self.learn) or rank_distrib(): return
         model, self.names = get_model(self.model), class_names(self.dls)
-        layer = default_layer(model) if self.layer is None else self.layer
-        self.cam, self.wanted = GradCAM(model, layer), target_of(self.target, self.names)
+        self.cam, self.wanted = cam_of(model, self.layer), target_of(self.target, self.names)
         items = self.items
         if items is None: items = _of_each(self.dls.valid.dataset, WATCHED * self.n, len(self.names))
         self.inputs, self.ys, self.pictures = choose(self.learn, items)

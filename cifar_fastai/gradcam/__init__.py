@@ -6,12 +6,12 @@ size, the signed raw maps at the layer's, targets and logits; `Evidence`: can su
 Read methods first (the maths), then cam (`GradCAM`), checks (what is refused), faithfulness (insertion and
 deletion: whether a map shows what the net uses) and evidence (that, in one line, for the maps of one net).
 """
-from .cam import CamOutput, GradCAM, default_layer, find_layers, stages_of
+from .cam import CamOutput, GradCAM, cam_of, default_layer, find_layers, stages_of
 from .checks import NotFinite
 from .evidence import Evidence, affordable, measure_maps, usual_pairs, warning_of
 from .faithfulness import compare_maps
 from .methods import METHODS, heatmap, heatmaps, refuse_unsigned
 
-__all__ = ["CamOutput", "Evidence", "GradCAM", "METHODS", "NotFinite", "affordable", "compare_maps",
+__all__ = ["CamOutput", "Evidence", "GradCAM", "METHODS", "NotFinite", "affordable", "cam_of", "compare_maps",
            "default_layer", "find_layers", "heatmap", "heatmaps", "measure_maps", "refuse_unsigned",
            "stages_of", "usual_pairs", "warning_of"]

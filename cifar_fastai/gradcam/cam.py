@@ -25,7 +25,7 @@ from . import checks
 from .checks import NotFinite, is_map, no_map, not_finite, plain_tensor, runs_twice
 from .methods import METHODS, heatmap, heatmaps, refuse_unsigned, with_detail
 
-__all__ = ["CamOutput", "GradCAM", "default_layer", "find_layers", "stages_of", "undisturbed"]
+__all__ = ["CamOutput", "GradCAM", "cam_of", "default_layer", "find_layers", "stages_of", "undisturbed"]
 
 Layers = str | re.Pattern | nn.Module | Iterable    # name, "name+name", regular expression, module, list
 
@@ -55,12 +55,13 @@ def find_layers(
     layers: Layers,
 ) -> dict[str, nn.Module]:     # by dotted name, in the order asked for
     "The modules of `model` that `layers` means. Raises `InputError` with the nearest names otherwise"
+    named = dict(model.named_modules())
+    return {part: named[part] for parts in _maps(model, layers).values() for part in parts}
+
+
+def _maps(model: nn.Module, layers: Layers) -> dict[str, tuple[str, ...]]:
+    "The names of the layers behind each map, by the name of the map"
     named = {name: m for name, m in model.named_modules() if name}
-    return {part: named[part] for parts in _maps(named, layers).values() for part in parts}
-
-
-def _maps(named: dict[str, nn.Module], layers: Layers) -> dict[str, tuple[str, ...]]:
-    "The layers behind each map, by the name of the map"
     several = isinstance(layers, Iterable) and not isinstance(layers, (str, nn.Module))
     specs = list(layers) if several else [layers]
     if not specs: raise InputError("no layer was given. Name one, such as 'layer3'.")
@@ -164,8 +165,7 @@ class GradCAM:
         layers: Layers,        # see `find_layers`
     ):
         self.model = getattr(model, "_orig_mod", model)     # torch.compile skips hooks: take what it wraps
-        self.layers = find_layers(self.model, layers)
-        self.parts = _maps(dict(self.model.named_modules()), layers)     # the layers behind each map
+        self.layers, self.parts = find_layers(self.model, layers), _maps(self.model, layers)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -239,9 +239,17 @@ def stages_of(model: nn.Module) -> list[str]:
 def default_layer(model: nn.Module) -> str:
     """A layer to look at: a ResNet's last stage with the detail of the one two below (`layer4+layer2`, see
     docs/gradcam.md), the body of fastai's vision learners, or the last convolution"""
-    names, stages = dict(model.named_modules()), stages_of(model)
+    stages = stages_of(model)
     if stages: return "+".join([stages[-1], *stages[-3:-2]])
     if isinstance(model, nn.Sequential) and len(model) == 2: return "0"
-    convs = [n for n, m in names.items() if isinstance(m, nn.Conv2d)]
+    convs = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     if not convs: raise InputError("the model has no convolution to look into. Name a layer with layer=.")
     return convs[-1]
+
+
+def cam_of(
+    model: nn.Module,
+    layers: Layers | None = None,     # None: `default_layer`
+) -> GradCAM:
+    "`GradCAM` at the layers that were chosen, or at the default one"
+    return GradCAM(model, default_layer(model) if layers is None else layers)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
-from .cam import GradCAM, default_layer, stages_of
+from .cam import cam_of, default_layer, stages_of
 from .faithfulness import insertion_deletion, paired_ci, random_maps
 from .methods import upsample
 
@@ -71,11 +71,11 @@ def measure_maps(
 ) -> list[Evidence]:
     "How well each kind of map shows what the net uses. Raises `InputError`"
     size, found = tuple(xb.shape[-2:]), []
-    target = GradCAM(model, pairs[0][0])(xb, target, bs=64).target
+    target = cam_of(model, pairs[0][0])(xb, target, bs=64).target
     areas = lambda maps: insertion_deletion(model, xb, maps, target, STEPS, tol=TOL, autocast=autocast)
     noise = None
     for layers, method in pairs:
-        for layer, raw in GradCAM(model, layers)(xb, target, method=method, bs=64).raw_by_layer.items():
+        for layer, raw in cam_of(model, layers)(xb, target, method=method, bs=64).raw_by_layer.items():
             if noise is None: noise = areas(random_maps(len(xb), size, tuple(raw.shape[1:]), seed))
             mine = areas(upsample(raw, size))
             gains = [paired_ci(a, b, seed=seed) for a, b in zip(mine, noise)]

@@ -16,7 +16,7 @@ from fastai.torch_core import get_model
 from matplotlib.figure import Figure
 
 from ..explain import ImageInterpretation, clean_dl, decode_pictures, inputs_of
-from ..gradcam import Evidence, GradCAM, affordable, default_layer, stages_of, usual_pairs
+from ..gradcam import Evidence, affordable, cam_of, default_layer, stages_of, usual_pairs
 from ..plots import (
     Tile,
     offscreen,
@@ -131,7 +131,8 @@ def write_interpretation(
     evidence: Sequence[Evidence] = (),   # for the captions of the heat maps
 ) -> dict[str, Path]:
     "Write top_losses, misclassified, gradcam, gradcam_layers, confusion, per_class and calibration"
-    shown = GradCAM(model := get_model(interp.learn.model), default_layer(model) if layer is None else layer)
+    model = get_model(interp.learn.model)
+    shown = cam_of(model, layer)
     captions = lambda method, names: "\n".join(e.caption for e in evidence
                                                if e.method == method and e.layer in names)
     return _write(out, {
@@ -167,7 +168,7 @@ def measure_evidence(
     model = get_model(interp.learn.model)
     pairs = usual_pairs(model)
     if layer not in (None, default_layer(model)): pairs.insert(0, (layer, "gradcam"))
-    n = affordable(trained, len(interp), sum(len(GradCAM(model, k).names) for k, _ in pairs))
+    n = affordable(trained, len(interp), sum(len(cam_of(model, k).names) for k, _ in pairs))
     return interp.gradcam_evidence(n, pairs) if n else []
 
 

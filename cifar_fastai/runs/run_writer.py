@@ -18,7 +18,7 @@ from ..checkpoints import Checkpoint, StopOnNonFinite, StopOnSignal
 from ..data import ImageData
 from ..explain import ImageInterpretation
 from ..files import read_json, save_atomically, write_json
-from ..gradcam import Evidence, default_layer, find_layers, warning_of
+from ..gradcam import Evidence, cam_of, warning_of
 from ..machine import describe_device, versions
 from ..models import model_summary
 from ..recipe import Recipe, counted
@@ -75,7 +75,7 @@ class RunWriter:
     def begin(self, learn: ImageLearner, data: ImageData | str | Path, split: float | None = None) -> None:
         "Write down what is decided before training. Raises: InputError where a resumed run had other values"
         self.learn = learn
-        find_layers(learn.model, learn.recipe.explain.layer or default_layer(learn.model))
+        cam_of(learn.model, learn.recipe.explain.layer)        # refuses a layer that is not there
         self._say_start()
         learn.epoch_table.write = log.info
         learn.add_cb(self.stop)
