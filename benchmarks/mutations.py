@@ -42,7 +42,7 @@ MUTATIONS = [    # what goes wrong, in which file, the text there, what stands t
     ("against a class cut off though asked for", METHODS, "raw if signed else raw.relu()", "raw.relu()"),
     ("detail at its own height", METHODS, "DETAIL * top * ", "DETAIL * "),
     ("no detail", METHODS, "DETAIL * top * ", "0 * top * "),
-    ("detail against the class, too", METHODS, "_unit(m.relu())", "_unit(m)"),
+    ("detail against the class, too", METHODS, "heatmap(m, size)", "heatmaps([m], size, True)[0]"),
     ("detail where nothing speaks for the class", METHODS, "keepdim=True).relu()", "keepdim=True).abs()"),
     ("detail by the method, not by LayerCAM", CAM, 'raw(k, METHODS["layercam"])', "raw(k, weigh)"),
     ("predicted class not on the scale", CAM, "beside = [] if there else", "beside = [] if True else"),
@@ -85,7 +85,7 @@ MUTATIONS = [    # what goes wrong, in which file, the text there, what stands t
     ("no step taken for straight", AREAS, ".abs() < tol", ".abs() < 0"),
     ("either interval will do", EVIDENCE, "self.insertion_gain[1] > 0 > self.deletion_gain[2]",
      "self.insertion_gain[1] > 0 or 0 > self.deletion_gain[2]"),
-    ("others are not looked at", EVIDENCE, "(e for e in others if e.better)", "(e for e in others[:0])"),
+    ("others are not looked at", EVIDENCE, "(*shown, *others)", "shown"),
     ("difference the wrong way round", AREAS, "d = (a - b)", "d = (b - a)"),
 ]
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..checkpoints import generators, restore_generators
 from ..errors import InputError, UnknownName
 from ..gradcam import CamOutput, cam_of
-from ..plots import BAD, GOOD, Tile, add_colorbar, short
+from ..plots import BAD, GOOD, Tile, short
 from .gallery import add_maps, label_text, show_groups
 from .predict import batch_of, clean_dl, decode_pictures
 
@@ -138,9 +138,7 @@ def gradcam_of(
     classes = zip(cam.target.tolist(), cam.logits.argmax(1).tolist())
     titles = [f"{'why' if c == said else 'where'} {short(names[c], 14)}" for c, said in classes]
     add_maps(groups, cam.maps_by_layer, titles, cmap, alpha, signed)
-    fig = show_groups(groups, text, **kwargs)
-    if colorbar: add_colorbar(fig, cmap, signed=signed)
-    return Explained(fig, cam)
+    return Explained(show_groups(groups, text, colorbar, cmap, signed, **kwargs), cam)
 
 
 @patch

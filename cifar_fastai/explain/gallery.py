@@ -120,9 +120,7 @@ class Gallery:
             maps = next(iter(self.gradcam(idx, layer, "pred", method).values()))
             pictures = [overlay(p, m, cmap, alpha) for p, m in zip(pictures, maps)]
         groups = [[self._tile(i, p)] for i, p in zip(idx, pictures)]
-        fig = show_groups(groups, text, **kwargs)
-        if heatmap and colorbar: add_colorbar(fig, cmap)
-        return fig
+        return show_groups(groups, text, heatmap and colorbar, cmap, **kwargs)
 
     def plot_misclassified(
         self,
@@ -160,10 +158,7 @@ class Gallery:
             word, classes = "why" if t == "pred" else "where", self._classes(idx, t)
             titles = [f"{word} {short(self.names[c], 14)}" for c in classes]
             add_maps(groups, maps, titles, cmap, alpha, signed)
-        fig = show_groups(groups, text, **kwargs)
-        if colorbar: add_colorbar(fig, cmap, signed=signed)
-        add_caption(fig, caption)
-        return fig
+        return show_groups(groups, text, colorbar, cmap, signed, caption, **kwargs)
 
     def gradcam_faithfulness(
         self,
@@ -198,9 +193,8 @@ class Gallery:
     ) -> list[Evidence]:
         "Insertion and deletion of the maps of predicted classes, against noise, in the Learner's precision"
         xb, classes = self._drawn(n, seed)
-        model = get_model(self.learn.model)
         with precision_of(self.learn):
-            return measure_maps(model, xb, classes, pairs, autocast=True, seed=seed)
+            return measure_maps(get_model(self.learn.model), xb, classes, pairs, autocast=True, seed=seed)
 
     def _drawn(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
         "Inputs and predicted classes of `n` pictures"
@@ -221,10 +215,14 @@ def add_maps(groups: list[list[Tile]], maps: dict, titles: list[str], cmap: str 
             group.append(Tile(overlay(group[0].picture, m, cmap, alpha, signed), title, below))
 
 
-def show_groups(groups: list[list[Tile]], text: bool, **kwargs) -> Figure:
-    "Groups of tiles as a grid, with or without texts"
+def show_groups(groups: list[list[Tile]], text: bool, colorbar: bool, cmap: str | None,
+                signed: bool = False, caption: str = "", **kwargs) -> Figure:
+    "Groups of tiles as a grid, with or without texts and the bar of colours"
     if not text: groups = [[Tile(tile.picture) for tile in group] for group in groups]
-    return show_tiles(groups, **kwargs)
+    fig = show_tiles(groups, **kwargs)
+    if colorbar: add_colorbar(fig, cmap, signed=signed)
+    add_caption(fig, caption)
+    return fig
 
 
 def listed(idxs) -> list[int]:

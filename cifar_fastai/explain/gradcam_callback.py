@@ -25,7 +25,7 @@ from ..gradcam import (
     heatmaps,
     measure_maps,
     usual_pairs,
-    warning_of,
+    warnings_of,
 )
 from ..plots import (
     BAD,
@@ -143,14 +143,16 @@ class GradCAMCallback(Callback):
     def _measure(self):
         "Fill `evidence`; where the maps are no better than noise, look for some that are and say so"
         model, dataset = get_model(self.model), self.dls.valid.dataset
-        n = affordable(self.n_epoch * len(self.dls.train.dataset), len(dataset), len(self.cam.names))
+        shown = len(self.cam.names)
+        n = affordable(self.n_epoch * len(self.dls.train.dataset), len(dataset), shown)
         if not n: return
         xb = choose(self.learn, np.random.default_rng(0).permutation(len(dataset))[:n].tolist()).xb
         measured = lambda pairs: measure_maps(model, xb, None, pairs, autocast=True)
         with precision_of(self.learn):
             self.evidence = measured([(self.cam.names, self.method)])
-            if not self.evidence[0].better: self.evidence += measured(usual_pairs(model))
-        if said := warning_of(self.evidence): warnings.warn(f"Grad-CAM: {said}", stacklevel=2)
+            if not all(e.better for e in self.evidence): self.evidence += measured(usual_pairs(model))
+        for line in warnings_of(self.evidence[:shown], self.evidence[shown:]):
+            warnings.warn(f"Grad-CAM: {line}", stacklevel=2)
 
     def _to_tensorboard(self, epoch: int):
         for writer in [vars(cb).get("writer") for cb in self.learn.cbs]:
@@ -183,6 +185,11 @@ class GradCAMCallback(Callback):
             _row(ax, self._overlays(e, name, shown), [self.names[c] for c in asked], label, right)
         add_caption(fig, "\n".join(e.caption for e in self.evidence[:len(self.raw[epochs[-1]])]))
         return fig
+
+    def caption(self, evidence: list):
+        "Take what was measured elsewhere of such maps, and write it below the strip at `path`"
+        self.evidence = evidence
+        if self.trained and self.path is not None: self.save(self.path)
 
     def save(self, path):
         "Write `strip` to `path`"

@@ -8,10 +8,10 @@ deletion: whether a map shows what the net uses) and evidence (that, in one line
 """
 from .cam import CamOutput, GradCAM, cam_of, default_layer, find_layers, stages_of
 from .checks import NotFinite
-from .evidence import Evidence, affordable, measure_maps, usual_pairs, warning_of
+from .evidence import Evidence, affordable, measure_maps, usual_pairs, warnings_of
 from .faithfulness import compare_maps
 from .methods import METHODS, heatmap, heatmaps, refuse_unsigned
 
-__all__ = ["CamOutput", "Evidence", "GradCAM", "METHODS", "NotFinite", "affordable", "cam_of", "compare_maps",
-           "default_layer", "find_layers", "heatmap", "heatmaps", "measure_maps", "refuse_unsigned",
-           "stages_of", "usual_pairs", "warning_of"]
+__all__ = ["CamOutput", "Evidence", "GradCAM", "METHODS", "NotFinite", "affordable", "cam_of",
+           "compare_maps", "default_layer", "find_layers", "heatmap", "heatmaps", "measure_maps",
+           "refuse_unsigned", "stages_of", "usual_pairs", "warnings_of"]

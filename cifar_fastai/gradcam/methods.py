@@ -65,18 +65,10 @@ def with_detail(
 ) -> Tensor:                   # (N,H',W') of the finest of them
     """`raw` plus `DETAIL` of each finer map, brought to its height: still in units of `raw`, whose order of
     places is refined where it is flat. Where nothing speaks for the class, nothing is added"""
+    if not finer: return raw
     size = tuple(max(m.shape[k] for m in (raw, *finer)) for k in (1, 2))
     top = raw.amax((1, 2), keepdim=True).relu()
-    for m in finer: raw = _sized(raw, size) + DETAIL * top * _sized(_unit(m.relu()), size)
-    return _sized(raw, size)
-
-
-def _sized(raw: Tensor, size: tuple[int, int]) -> Tensor:
-    return raw if raw.shape[1:] == size else upsample(raw, size)
-
-
-def _unit(m: Tensor) -> Tensor:
-    return m / m.amax((1, 2), keepdim=True).clamp_min(torch.finfo(m.dtype).tiny)
+    return upsample(raw, size) + sum(DETAIL * top * heatmap(m, size) for m in finer)
 
 
 def heatmap(

@@ -144,8 +144,8 @@ def _of_maps(results: list[dict]) -> tuple[str, str, str]:
     "Of the Grad-CAM maps that the runs show: layer and method, insertion, deletion"
     found = [r["gradcam"][0] for r in results if r.get("gradcam")]
     if not found: return "-", "-", "-"
-    kinds = dict.fromkeys(f"{e['method']} at {e['layer']}" for e in found)
-    return ", ".join(kinds), *(_spread([e[k] for e in found], ".3f") for k in ("insertion", "deletion"))
+    kinds = ", ".join(dict.fromkeys(f"{e['method']} at {e['layer']}" for e in found))
+    return kinds, *(_spread([e[k] for e in found], ".3f") for k in ("insertion", "deletion"))
 
 
 def compare_runs(

@@ -70,10 +70,10 @@ def train(
 
         interp = ImageInterpretation.from_learner(learn, ds_idx=len(learn.dls.loaders) - 1,   # the test set
                                                   tta=False if recipe.tta == "none" else recipe.tta)
-        maps.evidence = writer.measure_maps(interp)      # can they be believed?
-        maps.save(maps.path)
+        evidence = writer.measure_maps(interp)           # can the maps be believed?
+        maps.caption(evidence.get("gradcam", []))
         write_interpretation(writer.folder, interp, layer=recipe.explain.layer,   # top losses, Grad-CAM …
-                             n=recipe.explain.gallery, evidence=maps.evidence)
+                             n=recipe.explain.gallery, evidence=evidence)
         return writer.finish(interp, found)
 
 

@@ -8,6 +8,7 @@
 The `write_` functions put PNG files into `out/figures`, over those that are there, and return name → path.
 Nothing here trains, predicts or chooses."""
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from fastai.torch_core import get_model
 from matplotlib.figure import Figure
 
 from ..explain import ImageInterpretation, clean_dl, decode_pictures, inputs_of
-from ..gradcam import Evidence, affordable, cam_of, default_layer, stages_of, usual_pairs
+from ..gradcam import Evidence, affordable, cam_of, default_layer, stages_of
 from ..plots import (
     Tile,
     offscreen,
@@ -32,7 +33,7 @@ from ..plots import (
 __all__ = ["FoundRate", "measure_evidence", "numbers", "plot_batch", "plot_classes", "write_data",
            "write_interpretation", "write_predictions", "write_training"]
 
-LAYERS_BY = "layercam"      # the method of gradcam_layers.png: the one that holds at early layers, too
+LAYERS_METHOD = "layercam"      # of gradcam_layers.png: it holds at early layers, too
 
 
 class FoundRate(NamedTuple):
@@ -128,18 +129,15 @@ def write_interpretation(
     layer=None,                    # of the heat maps; None: `gradcam.default_layer`
     n: int = 20,                   # misclassified pictures
     cams: int = 10,                # of them with heat maps
-    evidence: Sequence[Evidence] = (),   # for the captions of the heat maps
+    evidence: Mapping[str, Sequence[Evidence]] | None = None,   # by figure, for the captions of heat maps
 ) -> dict[str, Path]:
     "Write top_losses, misclassified, gradcam, gradcam_layers, confusion, per_class and calibration"
-    model = get_model(interp.learn.model)
-    shown = cam_of(model, layer)
-    captions = lambda method, names: "\n".join(e.caption for e in evidence
-                                               if e.method == method and e.layer in names)
+    below = lambda name: "\n".join(e.caption for e in (evidence or {}).get(name, ()))
     return _write(out, {
         "top_losses": lambda: interp.plot_top_losses(10),
         "misclassified": lambda: interp.plot_misclassified(n),
-        "gradcam": lambda: interp.plot_gradcam(cams, layer, caption=captions("gradcam", shown.names)),
-        "gradcam_layers": lambda: plot_layers(interp, caption=captions(LAYERS_BY, stages_of(model))),
+        "gradcam": lambda: interp.plot_gradcam(cams, layer, caption=below("gradcam")),
+        "gradcam_layers": lambda: plot_layers(interp, caption=below("gradcam_layers")),
         "confusion": interp.plot_confusion_matrix,
         "per_class": interp.plot_per_class,
         "calibration": interp.plot_calibration})
@@ -156,20 +154,23 @@ def plot_layers(
     for i in interp.losses.argsort(stable=True).tolist():
         if interp.correct[i]: surest.setdefault(int(interp.targs[i]), i)
     chosen = [*interp.misclassified(n).tolist(), *list(surest.values())[:n]]
-    return interp.plot_gradcam(chosen, layers, "pred", LAYERS_BY, ncols=1, **kwargs)
+    return interp.plot_gradcam(chosen, layers, "pred", LAYERS_METHOD, ncols=1, **kwargs)
 
 
 def measure_evidence(
     interp: ImageInterpretation,
     layer=None,                # of the heat maps, as for `write_interpretation`
     trained: int = 0,          # pictures that the training saw, each as often as it did
-) -> list[Evidence]:           # none where too few pictures could be measured in a twentieth of its time
-    "Insertion and deletion of the maps that the figures show, first of those in gradcam.png"
+) -> dict[str, list[Evidence]]:     # empty where too few pictures could be measured in its share of the time
+    """Insertion and deletion of the maps in gradcam and gradcam_layers, by the name of the figure; and of the
+    default map, under that word, where another was chosen"""
     model = get_model(interp.learn.model)
-    pairs = usual_pairs(model)
-    if layer not in (None, default_layer(model)): pairs.insert(0, (layer, "gradcam"))
-    n = affordable(trained, len(interp), sum(len(cam_of(model, k).names) for k, _ in pairs))
-    return interp.gradcam_evidence(n, pairs) if n else []
+    kinds = {"gradcam": (layer, "gradcam"), "gradcam_layers": (stages_of(model) or None, LAYERS_METHOD)}
+    if layer not in (None, default_layer(model)): kinds["default"] = (None, "gradcam")
+    maps = {kind: len(cam_of(model, layers).names) for kind, (layers, _) in kinds.items()}
+    n = affordable(trained, len(interp), sum(maps.values()))
+    found = iter(interp.gradcam_evidence(n, list(kinds.values())) if n else ())
+    return {kind: list(islice(found, k)) for kind, k in maps.items()} if n else {}
 
 
 def write_predictions(interp: ImageInterpretation, path: str | Path) -> Path:

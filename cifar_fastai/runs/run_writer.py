@@ -18,7 +18,7 @@ from ..checkpoints import Checkpoint, StopOnNonFinite, StopOnSignal
 from ..data import ImageData
 from ..explain import ImageInterpretation
 from ..files import read_json, save_atomically, write_json
-from ..gradcam import Evidence, cam_of, warning_of
+from ..gradcam import Evidence, cam_of, warnings_of
 from ..machine import describe_device, versions
 from ..models import model_summary
 from ..recipe import Recipe, counted
@@ -69,7 +69,7 @@ class RunWriter:
     def __init__(self, asked: Recipe, folder: Path, stop: StopOnSignal, resume: bool, checkpoint_minutes):
         self.asked, self.folder, self.stop, self.resume = asked, folder, stop, resume
         self.started, self.checkpoint_minutes = time.monotonic(), checkpoint_minutes
-        self.before, self.evidence = begun(folder) if resume else {}, []
+        self.before, self.evidence = begun(folder) if resume else {}, {}
         self.lr_file = folder / "checkpoints" / "lr_find.json"
 
     def begin(self, learn: ImageLearner, data: ImageData | str | Path, split: float | None = None) -> None:
@@ -127,13 +127,14 @@ class RunWriter:
         return {"history": self.history.rows, "lrs": hps["lr"], "moms": hps.get("mom"),
                 "steps_per_epoch": len(self.learn.dls.train)}
 
-    def measure_maps(self, interp: ImageInterpretation) -> list[Evidence]:
-        "Insertion and deletion of the maps that the figures show, for results.json and their captions"
+    def measure_maps(self, interp: ImageInterpretation) -> dict[str, list[Evidence]]:
+        "Insertion and deletion of the maps by figure, for results.json and the captions; said in the log"
         recipe, trained = self.learn.recipe, len(self.learn.dls.train.dataset)
         self.evidence = measure_evidence(interp, recipe.explain.layer, recipe.epochs * trained)
-        said = warning_of(self.evidence) if self.evidence else None
-        if said: log.warning("Grad-CAM    %s", said)
-        elif self.evidence: log.info("Grad-CAM    %s", self.evidence[0].caption)
+        shown, *others = self.evidence.values() or [[]]
+        for e in shown:
+            if e.better: log.info("Grad-CAM    %s", e.caption)
+        for line in warnings_of(shown, sum(others, [])): log.warning("Grad-CAM    %s", line)
         return self.evidence
 
     def finish(self, interp: ImageInterpretation, found: FoundRate) -> Run:
@@ -154,7 +155,7 @@ class RunWriter:
 
     def _results(self, interp, found) -> dict:
         learn, recipe, data, dls = self.learn, self.learn.recipe, self.learn.dls.data, self.learn.dls
-        return {**numbers(interp), "gradcam": [e.as_dict() for e in self.evidence],
+        return {**numbers(interp), "gradcam": [e.as_dict() for e in sum(self.evidence.values(), [])],
                 "recipe": recipe.name, "recipe_fingerprint": recipe.fingerprint(),
                 "lr": found.chosen, "epochs": recipe.epochs, "bs": dls.train.bs, "seed": recipe.seed,
                 "tta": recipe.tta, "judged_on": "test set", "valid": recipe.valid,

@@ -27,7 +27,7 @@ from .precision import Precision, precision_of
 from .regularisers import ClipGradients, L1Loss, mixing
 from .schedules import create_schedule
 
-__all__ = ["ClipGradients", "ImageLearner", "KeepBest", "L1Loss", "Precision", "SLIDE_NEEDS",
-           "SUGGESTIONS", "cifar_learner", "create_schedule", "epoch_row", "explain_rate",
-           "fallback_rate", "fitting", "inside_fit", "minimum", "mixing", "optimizer", "peak",
-           "peak_factor", "plausible_rate", "precision_of", "slide", "steep", "valley"]
+__all__ = ["ClipGradients", "ImageLearner", "KeepBest", "L1Loss", "Precision", "SLIDE_NEEDS", "SUGGESTIONS",
+           "cifar_learner", "create_schedule", "epoch_row", "explain_rate", "fallback_rate", "fitting",
+           "inside_fit", "minimum", "mixing", "optimizer", "peak", "peak_factor", "plausible_rate",
+           "precision_of", "slide", "steep", "valley"]

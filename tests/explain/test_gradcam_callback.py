@@ -338,7 +338,7 @@ def test_at_the_end_the_maps_are_measured_and_the_strip_says_so(learner):
     assert (e.layer, e.method) == ("layer3", "gradcam") and e.pictures == 48, "all"
     xb = choose(learn, np.random.default_rng(0).permutation(48).tolist()).xb
     out = GradCAM(learn.model, "layer3")(xb)
-    exact = insertion_deletion(learn.model, xb, upsample(out.raw, (16, 16)), out.target)
+    exact = insertion_deletion(learn.model, xb, upsample(out.raw, (16, 16)), out.target, 8)
     assert e.insertion == pytest.approx(exact[0].mean().item(), abs=.02)
     assert e.deletion == pytest.approx(exact[1].mean().item(), abs=.02)
     assert e.caption in cam.strip()._supxlabel.get_text().replace("\n", " ")
@@ -354,6 +354,18 @@ def test_maps_no_better_than_noise_are_called_so_in_one_line_with_the_best_pair(
         cam = fitted(learner(), epochs=80, every=80, layer="layer3", lr=.05, method="gradcam++")
     assert sum("Grad-CAM" in str(w.message) for w in caught) == 1 and not cam.evidence[0].better
     assert "NOT better than noise" in cam.strip()._supxlabel.get_text().replace("\n", " ")
+
+
+def test_a_caption_from_elsewhere_is_written_only_where_something_was_trained(learner, tmp_path):
+    cam = fitted(learner(), epochs=1, path=tmp_path / "a.png", measure=False)
+    before, found = (tmp_path / "a.png").read_bytes(), fitted(learner(), epochs=80, every=80, lr=.05).evidence
+    cam.caption(found)
+    assert (tmp_path / "a.png").read_bytes() != before and found[0].layer == "layer2"
+    assert found[0].caption in cam.strip()._supxlabel.get_text().replace("\n", " ")
+    (tmp_path / "a.png").write_bytes(b"of the run that was resumed")
+    cam.trained = False
+    cam.caption(found)
+    assert (tmp_path / "a.png").read_bytes() == b"of the run that was resumed"
 
 
 def test_a_short_fit_and_one_that_asks_for_none_measure_nothing(learner):

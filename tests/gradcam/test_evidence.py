@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from cifar_fastai.gradcam.evidence import Evidence, affordable, measure_maps, usual_pairs, warning_of
+from cifar_fastai.gradcam import evidence
+from cifar_fastai.gradcam.evidence import Evidence, affordable, measure_maps, usual_pairs, warnings_of
 from cifar_fastai.gradcam.faithfulness import insertion_deletion, paired_ci, random_maps
 from cifar_fastai.gradcam.methods import METHODS
 
@@ -39,8 +40,8 @@ def test_maps_of_the_layer_that_counts_are_better_than_noise_and_blind_ones_are_
 def test_figures_are_those_of_insertion_deletion_and_the_paired_interval(spots):
     e, = measure_maps(Spot(), spots, None, [("layer1", "hirescam")], seed=3)
     target = torch.ones(60, dtype=int)
-    mine = insertion_deletion(Spot(), spots, spots[:, 0], target, tol=.02)
-    noise = insertion_deletion(Spot(), spots, random_maps(60, (16, 16), (16, 16), 3), target, tol=.02)
+    mine = insertion_deletion(Spot(), spots, spots[:, 0], target, 8, tol=.02)
+    noise = insertion_deletion(Spot(), spots, random_maps(60, (16, 16), (16, 16), 3), target, 8, tol=.02)
     assert (e.insertion, e.deletion) == pytest.approx(tuple(a.mean().item() for a in mine))
     assert e.noise == pytest.approx(tuple(a.mean().item() for a in noise))
     assert e.insertion_gain == pytest.approx(paired_ci(mine[0], noise[0], seed=3))
@@ -56,13 +57,29 @@ def test_caption_and_warning_name_the_figures_and_the_way_out():
     said = "gradcam at layer3: insertion 0.70, deletion 0.31 (noise 0.50, 0.52; 100 pictures)"
     assert made().caption == said
     assert made(False).caption == "NOT better than noise: " + said
-    assert warning_of([made(), made(False)]) is None
+    assert warnings_of([made()], [made(False)]) == []
     others = made(False, "layer1", .9), made(True, "layer2"), made(True, "layer4", .8)
-    assert warning_of([made(False), *others]) == (     # the best of those that are
+    assert warnings_of([made(False)], others) == [     # the best of those that are
         "gradcam at layer3 is not better than noise on this net: insertion +0.010 (-0.050 … +0.070), "
         "deletion -0.010 (-0.070 … +0.050) beside it, n=100. Take gradcam at layer4: insertion +0.200 "
-        "(+0.100 … +0.300), deletion -0.200 (-0.300 … -0.100).")
-    assert "do not believe" in warning_of([made(False), made(False, "layer4")])
+        "(+0.100 … +0.300), deletion -0.200 (-0.300 … -0.100)."]
+    said, = warnings_of([made(False)], [made(False, "layer4")])
+    assert said.endswith("Nor is any other that was tried: do not believe this net's maps.")
+    two = warnings_of([made(False), made(True, "layer4"), made(False, "layer1")], [])
+    assert [line.split(" is ")[0] for line in two] == ["gradcam at layer3", "gradcam at layer1"]
+    assert all("Take gradcam at layer4" in line for line in two), "each layer that is shown"
+
+
+def test_the_noise_is_as_smooth_as_the_maps_it_is_compared_with(spots, monkeypatch):
+    grids, made_noise = [], random_maps
+    monkeypatch.setattr(evidence, "random_maps", lambda n, size, grid, seed: grids.append(grid) or made_noise(
+        n, size, grid, seed))
+    net = Spot()
+    net.pooled = nn.AvgPool2d(4)
+    plain = net.forward
+    net.forward = lambda x: plain(x) + net.pooled(x[:, :1]).sum((1, 2, 3))[:, None] * 1e-3
+    found = measure_maps(net, spots, None, [(["layer1", "pooled"], "hirescam"), ("layer1", "layercam")])
+    assert grids == [(16, 16), (4, 4)] and found[0].noise == found[2].noise != found[1].noise
 
 
 @pytest.mark.parametrize("gains", [((.1, .05, .2), (-.1, -.2, .01)), ((.1, -.01, .2), (-.1, -.2, -.05))])
@@ -72,16 +89,30 @@ def test_both_intervals_must_lie_on_the_good_side(gains):
 
 @pytest.mark.parametrize("trained, of, maps, want", [
     (20 * 50_000, 10_000, 1, 100),     # CIFAR-10: as many as are ever measured
-    (20 * 1_437, 360, 5, 35),          # digits: 4,311 passes / 20 / 6
+    (20 * 50_000, 10_000, 5, 56),      # 9,000 passes / 32 / 5
+    (20 * 1_437, 360, 5, 26),          # digits: 4,310 passes / 32 / 5
     (20 * 1_437, 30, 1, 30),           # no more than there are
-    (2 * 200, 360, 1, 0), (5 * 200, 5, 1, 3)])
+    (2 * 200, 360, 1, 0), (5 * 200, 5, 1, 0)])
 def test_measuring_takes_a_twentieth_of_the_trainings_work_or_is_left(trained, of, maps, want):
-    assert affordable(trained, of, maps) == (want if want >= min(20, of) else 0)
+    assert affordable(trained, of, maps) == want
+    assert want * maps * 2 * 2 * 8 <= min(.05 * 3 * trained, 9_000)      # passes: map and noise, 16 each
+
+
+def test_a_map_and_its_noise_take_no_more_passes_than_are_counted(spots):
+    seen, net = [], Spot()
+    net.register_forward_pre_hook(lambda m, args: seen.append(len(args[0])))
+    measure_maps(net, spots, None, [("layer1", "hirescam")])
+    assert sum(seen) <= 60 * (1 + 2 * 2 * 8)
 
 
 def test_usual_pairs_are_the_default_and_each_stage():
-    assert usual_pairs(Spot()) == [("layer2", "gradcam"), (["layer1", "layer2"], "layercam")]
-    assert usual_pairs(nn.Sequential(nn.Conv2d(1, 2, 3))) == [("0", "gradcam")]
+    assert usual_pairs(Spot()) == [(None, "gradcam"), (["layer1", "layer2"], "layercam")]
+    assert usual_pairs(nn.Sequential(nn.Conv2d(1, 2, 3))) == [(None, "gradcam"), (None, "layercam")]
+
+
+def test_the_default_layer_is_measured_under_its_name(spots):
+    assert [(e.layer, e.method) for e in measure_maps(Spot(), spots, None, usual_pairs(Spot()))] == [
+        ("layer2", "gradcam"), ("layer1", "layercam"), ("layer2", "layercam")]
 
 
 def test_measuring_leaves_model_and_generators_as_they_were(spots):

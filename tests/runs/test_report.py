@@ -7,7 +7,6 @@ from PIL import Image
 from stock import CLASSES, BlackOut, items, stock_dls, stock_learner
 
 from cifar_fastai.explain.interpretation import ImageInterpretation
-from cifar_fastai.gradcam.evidence import usual_pairs
 from cifar_fastai.plots.figures import offscreen
 from cifar_fastai.runs import report
 from cifar_fastai.runs.report import (
@@ -60,12 +59,13 @@ def test_interpretation_leaves_six_figures_over_those_of_before(interp, tmp_path
 def test_the_captions_say_how_far_the_maps_can_be_believed(interp, tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(report, "_write", lambda out, figures: drawn.update(figures))
-    found = interp.gradcam_evidence(20, [("layer2", "gradcam"), *usual_pairs(interp.learn.model)])
+    found = measure_evidence(interp, "layer2", trained=10 ** 6)
     write_interpretation(tmp_path, interp, "layer2", n=2, cams=2, evidence=found)
     below = lambda name: drawn[name]()._supxlabel.get_text().replace("\n", " ")
     with offscreen():
-        assert below("gradcam") == found[0].caption and "gradcam at layer2: insertion" in found[0].caption
-        layered = [e for e in found if e.method == "layercam"]
+        one, = found["gradcam"]
+        assert below("gradcam") == one.caption and "gradcam at layer2: insertion" in one.caption
+        layered = found["gradcam_layers"]
         assert [e.layer for e in layered] == ["layer2", "layer3"]
         assert below("gradcam_layers") == " ".join(e.caption for e in layered)
         write_interpretation(tmp_path, interp, "layer2", n=2, cams=2)
@@ -74,10 +74,13 @@ def test_the_captions_say_how_far_the_maps_can_be_believed(interp, tmp_path, mon
 
 @pytest.mark.parametrize("layer, first", [(None, "layer3"), ("layer3", "layer3"), ("layer2", "layer2")])
 def test_every_map_that_the_figures_show_is_measured_once_the_chosen_one_first(interp, layer, first):
-    found = measure_evidence(interp, layer, trained=10 ** 6)
+    assert measure_evidence(interp, layer, trained=100) == {}
+    by_figure = measure_evidence(interp, layer, trained=10 ** 6)
+    assert [e.layer for e in by_figure["gradcam_layers"]] == ["layer2", "layer3"]
+    found = [e for some in by_figure.values() for e in some]
     assert found[0].layer == first and len({(e.layer, e.method) for e in found}) == len(found)
     assert {(e.layer, e.method) for e in found} >= {("layer3", "gradcam"), ("layer2", "layercam")}
-    assert {e.pictures for e in found} == {len(interp)} and measure_evidence(interp, layer, trained=100) == []
+    assert {e.pictures for e in found} == {len(interp)}
 
 
 def test_batch_is_shown_augmented_and_classes_are_not(tmp_path, monkeypatch):
