@@ -1,5 +1,5 @@
-"""The pictures and the table of docs/gradcam.md: a net learns digits that stand somewhere in noise, then five
-methods and four layers are shown side by side and judged.
+"""The pictures of docs/gradcam.md: a net learns digits that stand somewhere in noise, then five
+methods and four layers are shown side by side.
 
     python -m benchmarks.gradcam_figure         # minutes on one core; writes docs/figures/gradcam_*.png
 """
@@ -8,7 +8,6 @@ from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
@@ -91,21 +90,10 @@ def draw(path: Path, columns: dict[str, torch.Tensor], pictures, classes, texts)
     print(save_figure(fig, path, dpi=90))
 
 
-def table(interp, n: int) -> pd.DataFrame:
-    "Differences to both controls of the five methods at layer3, and of Grad-CAM at the four layers"
-    parts = [interp.gradcam_faithfulness(n, "layer3", METHODS, steps=8)]
-    parts += [interp.gradcam_faithfulness(n, k, steps=8).assign(method=f"gradcam at {k}") for k in LAYERS]
-    found = pd.concat(parts)
-    cell = found.apply(lambda r: f"{r.difference:+.3f} ({r.low:+.3f} … {r.high:+.3f})", axis=1)
-    return found.assign(cell=cell).pivot(index="method", columns=["measure", "control"], values="cell").loc[
-        [*METHODS, *(f"gradcam at {k}" for k in LAYERS)]]
-
-
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gradcam_figure", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/figures"))
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("-n", type=int, default=300, help="pictures to judge by, 0 for no table")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     data, two, labels = scenes()
@@ -119,7 +107,6 @@ def main(argv=None):
         layers = GradCAM(model, LAYERS)(xb, classes)
         names = {k: f"{k}, {'×'.join(map(str, r.shape[1:]))}" for k, r in layers.raw.items()}
         draw(args.out / "gradcam_layers.png", {names[k]: m for k, m in layers.maps.items()}, *known)
-    if args.n: print(table(interp, args.n).to_string())
 
 
 if __name__ == "__main__": main()

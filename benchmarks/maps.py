@@ -28,7 +28,7 @@ from cifar_fastai.gradcam.methods import DETAIL, METHODS, upsample, with_detail
 
 from .harness import machine
 
-__all__ = ["candidates", "canvases", "measure", "run"]
+__all__ = ["candidates", "canvases", "in_quarter", "measure", "run"]
 
 RING = 6            # pixels
 
@@ -231,22 +231,30 @@ def canvases(
     return made, classes, quarters
 
 
+def in_quarter(
+    maps: Tensor,        # (N,2h,2w) of canvases
+    quarters: Tensor,    # (N,) of the pasted pictures, 0…3
+) -> tuple[float, float]:
+    "How often the hottest place lies in the right quarter, and the share of the heat there: by chance .25"
+    maps, (high, wide) = maps.relu(), maps.shape[1:]
+    heat = maps.view(-1, 2, high // 2, 2, wide // 2).sum((2, 4)).flatten(1)
+    peak = maps.flatten(1).argmax(1)
+    at = peak // wide // (high // 2) * 2 + peak % wide // (wide // 2)
+    share = heat.gather(1, quarters[:, None])[:, 0] / heat.sum(1).clamp_min(1e-12)
+    return (at == quarters).float().mean().item(), share.mean().item()
+
+
 def pointing(model: nn.Module, data, about, n: int) -> list[dict]:
     "How often the hottest place lies in the quarter of the pasted picture, and the share of the heat there"
     made, classes, quarters = canvases(data.x_test, np.asarray(data.y_test), n)
-    xb, (h, w) = normalised(made, about), data.x_test.shape[1:3]
+    xb = normalised(made, about)
     target, true = torch.from_numpy(classes), torch.from_numpy(quarters)
     found = []
     for method in METHODS:
         layers = [*stages_of(model), *([default_layer(model)] if method == "gradcam" else [])]
         for name, raw in _raws(model, layers, xb, target, method).items():
-            m = upsample(raw.relu(), xb.shape[-2:])
-            sums = m.view(n, 2, h, 2, w).sum((2, 4)).flatten(1)
-            peak = m.flatten(1).argmax(1)
-            at = peak // (2 * w) // h * 2 + peak % (2 * w) // w
-            share = (sums / sums.sum(1, keepdim=True).clamp_min(1e-12)).gather(1, true[:, None])
-            found.append({"map": f"{method} {name}", "n": n, "share": share.mean().item(),
-                          "hit": (at == true).float().mean().item()})
+            hit, share = in_quarter(upsample(raw, xb.shape[-2:]), true)
+            found.append({"map": f"{method} {name}", "n": n, "share": share, "hit": hit})
     return sorted(found, key=lambda r: -r["hit"])
 
 

@@ -278,6 +278,14 @@ def test_a_canvas_is_the_texture_of_another_class_with_the_picture_in_its_quarte
         assert y[owner] != c
 
 
+def test_the_quarter_of_the_heat_is_counted_by_hand():
+    m = torch.zeros(4, 4, 6)
+    for k, (r, c) in enumerate([(0, 0), (1, 5), (3, 1), (2, 3)]): m[k, r, c] = 3
+    m[1, 0, 0], m[2, 0, 0] = 1, -9                     # a quarter of its heat elsewhere; against the class
+    assert maps.in_quarter(m, torch.arange(4)) == (1, .9375)
+    assert maps.in_quarter(m, torch.tensor([1, 1, 2, 0])) == (.5, .4375)
+
+
 def test_the_other_libraries_maps_come_from_their_own_code():
     pytest.importorskip("torchcam")
     net = tiny_net(4).eval()
