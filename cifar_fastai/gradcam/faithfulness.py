@@ -23,12 +23,13 @@ __all__ = ["BASELINES", "blob_map", "compare_maps", "insertion_deletion", "paire
 
 def _blur(xb: Tensor) -> Tensor:
     "Gaussian, σ a sixth of the longer side: shapes are gone, colours stay"
-    sigma, r = max(xb.shape[-2:]) / 6, max(xb.shape[-2:]) // 3
+    dtype, sigma, r = xb.dtype, max(xb.shape[-2:]) / 6, max(xb.shape[-2:]) // 3
+    xb = xb.to(torch.promote_types(dtype, torch.float32))  # bf16 with channels last takes minutes
     kernel = torch.exp(-torch.arange(-r, r + 1, device=xb.device, dtype=xb.dtype) ** 2 / (2 * sigma ** 2))
     kernel = (kernel / kernel.sum()).expand(xb.shape[1], 1, 1, -1)
     for k, pad in ((kernel, (r, r, 0, 0)), (kernel.transpose(2, 3), (0, 0, r, r))):
         xb = F.conv2d(F.pad(xb, pad, mode="replicate"), k, groups=xb.shape[1])
-    return xb
+    return xb.to(dtype)
 
 
 def _mean(xb: Tensor) -> Tensor:
@@ -60,8 +61,9 @@ def insertion_deletion(
     if steps < 1: raise InputError(f"steps is {steps}. Give a number from 1 up.")
     xb, maps = xb.as_subclass(Tensor).detach(), maps.to(xb.device)
     target = torch.as_tensor(target, device=xb.device).as_subclass(Tensor).expand(len(xb))
+    with torch.autocast(xb.device.type, enabled=False): hidden = BASELINES[baseline](xb)
     with undisturbed(model, xb.device, autocast), torch.no_grad():
-        curves = _Curves(model, xb, maps, target, steps, BASELINES[baseline](xb), bs)
+        curves = _Curves(model, xb, maps, target, steps, hidden, bs)
         return tuple(curves.areas(tol))
 
 

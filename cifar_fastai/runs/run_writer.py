@@ -132,8 +132,7 @@ class RunWriter:
         recipe, trained = self.learn.recipe, len(self.learn.dls.train.dataset)
         self.evidence = measure_evidence(interp, recipe.explain.layer, recipe.epochs * trained)
         shown, *others = self.evidence.values() or [[]]
-        for e in shown:
-            if e.better: log.info("Grad-CAM    %s", e.caption)
+        for e in [e for e in shown if e.better]: log.info("Grad-CAM    %s", e.caption)
         for line in warnings_of(shown, sum(others, [])): log.warning("Grad-CAM    %s", line)
         return self.evidence
 

@@ -103,6 +103,21 @@ def test_it_computes_in_the_callers_precision_where_that_is_asked_for():
     assert net.dtypes == {torch.float32, torch.bfloat16}
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("baseline", list(BASELINES))
+def test_what_hides_a_place_is_computed_in_full_precision_whatever_the_net_runs_in(layout, baseline):
+    "A blur in bf16 with channels last took minutes for a hundred pictures"
+    x = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=layout)
+    net, seen = Share(), []
+    net.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    with torch.autocast("cpu", torch.bfloat16):
+        insertion_deletion(net, x, x[:, 0], 1, steps=1, baseline=baseline, autocast=True)
+    assert torch.equal(seen[0], BASELINES[baseline](x)) and seen[0].dtype == torch.float32
+    half = BASELINES[baseline](x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), BASELINES[baseline](x), rtol=0, atol=.01)
+
+
 def test_the_model_is_left_in_train_mode_and_judged_in_eval_mode():
     net = nn.Sequential(nn.Flatten(), nn.Dropout(1.0), nn.Linear(12, 2))
     x, before = torch.randn(5, 3, 2, 2), torch.get_rng_state()
