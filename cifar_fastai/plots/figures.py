@@ -162,11 +162,11 @@ def add_colorbar(fig: Figure, cmap: str | None = None, label: str = "evidence fo
 
 
 def add_caption(fig: Figure, caption: str) -> None:
-    "A line of small print below all axes, on a page that grows by its height"
+    "Lines of small print below all axes, on a page that grows by their height"
     if not caption: return
-    lines = "\n".join(wrap(caption, max(20, int(fig.get_figwidth() * 17))))
-    fig.set_figheight(fig.get_figheight() + .14 * (lines.count("\n") + 1))
-    text(fig.supxlabel, lines, fontsize=7, color="#555555")
+    lines = [part for line in caption.splitlines() for part in wrap(line, int(fig.get_figwidth() * 17))]
+    fig.set_figheight(fig.get_figheight() + .14 * len(lines))
+    text(fig.supxlabel, "\n".join(lines), fontsize=7, color="#555555")
 
 
 def show_message(message: str) -> Figure:

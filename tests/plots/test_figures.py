@@ -8,6 +8,7 @@ from PIL import Image
 from cifar_fastai.errors import InputError
 from cifar_fastai.plots.figures import (
     Tile,
+    add_caption,
     add_colorbar,
     as_picture,
     new_figure,
@@ -186,3 +187,19 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr(fig, "savefig", fail)
     with pytest.raises(OSError, match="disk full"): save_figure(fig, path)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["fig.png"]
+
+
+def test_a_caption_keeps_its_lines_and_wraps_long_ones_on_a_page_that_grows():
+    fig = show_grid([np.zeros((4, 4, 3))] * 3, figsize=(3, 2))
+    add_caption(fig, "a short one\n" + "many words " * 12 + "\n$5 and a_b")
+    lines = fig._supxlabel.get_text().split("\n")
+    assert lines[0] == "a short one" and lines[-1] == "$5 and a_b" and max(map(len, lines)) <= 51
+    assert " ".join(lines[1:-1]) == ("many words " * 12).strip()
+    assert fig.get_figheight() == pytest.approx(2 + .14 * len(lines))
+    fig.draw_without_rendering()
+    low = fig._supxlabel.get_window_extent()
+    assert low.y0 >= 0 and low.x0 >= 0 and low.x1 <= fig.bbox.x1, "nothing is cut off"
+    assert all(low.y1 <= ax.get_tightbbox().y0 for ax in fig.axes)
+    same = show_grid([np.zeros((4, 4, 3))], figsize=(3, 2))
+    add_caption(same, "")
+    assert same._supxlabel is None and same.get_figheight() == 2
