@@ -20,6 +20,7 @@ from .loaders import (
     cifar_dataloaders as cifar_dataloaders,
 )
 from .models import (
+    airbench as airbench,
     custom_resnet as custom_resnet,
     resnet18 as resnet18,
     resnet34 as resnet34,
@@ -30,7 +31,6 @@ from .policy import Policy as Policy
 from .recipe import Recipe as Recipe
 from .runs import Run as Run, learner_of as learner_of, train as train, train_seeds as train_seeds
 from .training import (
-    L1Loss as L1Loss,
     Precision as Precision,
     cifar_learner as cifar_learner,
     minimum as minimum,
@@ -39,4 +39,5 @@ from .training import (
     steep as steep,
     valley as valley,
 )
+from .tricks import AverageWeights as AverageWeights, L1Loss as L1Loss, whiten_stem as whiten_stem
 from .weights import load_weights as load_weights, save_weights as save_weights

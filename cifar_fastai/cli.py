@@ -80,8 +80,9 @@ def main(
         args = parse(recipe, argv, prog)
         changes = {"epochs": args.epochs, "bs": args.bs, "lr": _rate(args.lr), "seed": args.seed,
                    "limit": args.limit, "size": args.size, "valid": args.valid, "precision": args.precision,
-                   "norm": args.norm, "min_steps": None if args.bs is None else 0, "lr.num_it": args.lr_its,
-                   "explain.layer": args.cam_layer, "explain.gallery": args.gallery}
+                   "build.norm": args.norm, "min_steps": None if args.bs is None else 0,
+                   "lr.num_it": args.lr_its, "explain.layer": args.cam_layer,
+                   "explain.gallery": args.gallery}
         given = {k: v for k, v in changes.items() if v is not None}
         if args.summary:
             _summarise(recipe.but(**given), args.data)
@@ -94,7 +95,7 @@ def _summarise(recipe: Recipe, data: str | None) -> None:
     "The settings and the net of `recipe`, of a hundred classes for cifar100 and of ten for other data"
     from .models import create_model, model_summary
     print(recipe.settings())
-    net = create_model(recipe.model, 100 if data == "cifar100" else 10, norm=recipe.norm)
+    net = create_model(recipe.model, 100 if data == "cifar100" else 10, norm=recipe.build.norm)
     print(model_summary(net, recipe.size))
 
 
@@ -151,7 +152,7 @@ def _begun_with(recipe: Recipe, flags, out, resume: bool) -> dict:
     if not resume or not Path(out, "recipe.json").exists(): return {}
     from .runs import saved_recipe
     saved = saved_recipe(Path(out))
-    return {k: saved[k] for k in (*flags, "explain") if k in saved}
+    return {k: saved[k] for k in (*flags, "build", "explain") if k in saved}
 
 
 def _begun_data(out, resume: bool) -> str | None:

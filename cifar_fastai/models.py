@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from .errors import InputError, UnknownName
 
-__all__ = ["MODELS", "NORMS", "create_model", "custom_resnet", "layer_groups", "model_summary", "resnet101",
-           "resnet18", "resnet34", "resnet50", "unused_weights"]
+__all__ = ["MODELS", "NORMS", "airbench", "create_model", "custom_resnet", "head_of", "layer_groups",
+           "model_summary", "resnet101", "resnet18", "resnet34", "resnet50", "unused_weights",
+           "zero_residuals"]
 
 NORMS = {"bn": nn.BatchNorm2d, "gn": partial(nn.GroupNorm, 1)}   # GroupNorm(1, C): LayerNorm over (C, H, W)
 
@@ -109,8 +110,58 @@ def custom_resnet(
     return _CustomResNet(n_out, n_in, _norm(norm))
 
 
+class _Airbench(nn.Module):
+    def __init__(self, n_out: int, n_in: int, norm: Callable[[int], nn.Module]):
+        super().__init__()
+        def stage(i, o):
+            return nn.Sequential(nn.Conv2d(i, o, 3, padding=1, bias=False), nn.MaxPool2d(2), norm(o),
+                                 nn.GELU(), nn.Conv2d(o, o, 3, padding=1, bias=False), norm(o), nn.GELU())
+        self.stem    = nn.Sequential(nn.Conv2d(n_in, 8 * n_in, 2), nn.GELU())
+        self.layer1  = stage(8 * n_in, 64)
+        self.layer2  = stage(64, 256)
+        self.layer3  = stage(256, 256)
+        self.maxpool = nn.AdaptiveMaxPool2d(1)
+        self.fc      = nn.Linear(256, n_out, bias=False)
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d): nn.init.dirac_(m.weight[:m.in_channels])    # passes its input on
+            if isinstance(m, nn.BatchNorm2d): m.momentum, m.weight.requires_grad = 0.4, False
+        self.stem[0].weight.requires_grad = False
+        nn.init.zeros_(self.stem[0].bias)
+        nn.init.normal_(self.fc.weight, std=1 / 256)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer3(self.layer2(self.layer1(self.stem(x))))
+        return self.fc(torch.flatten(self.maxpool(x), 1))
+
+
+def airbench(
+    n_out: int = 10,      # classes
+    n_in: int = 3,        # channels of a picture
+    norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
+    pretrained: bool = False,   # refused: there are no weights of it
+) -> nn.Module:
+    """The 7-layer net of airbench94 (Jordan 2024), made for few epochs: 1,972,792 parameters, a quarter of
+    ResNet-18's work in a tenth. Its 2×2 stem is frozen, to be whitened (`Build(whiten=)`), its other kernels
+    begin as identities, its batch norms have no scale to learn."""
+    _check(n_out, n_in)
+    if pretrained: raise InputError("airbench has no pretrained weights. Give pretrained=False.")
+    return _Airbench(n_out, n_in, _norm(norm))
+
+
 MODELS = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101,
-          "custom_resnet": custom_resnet}
+          "custom_resnet": custom_resnet, "airbench": airbench}
+
+
+def zero_residuals(model: nn.Module) -> None:
+    """Start every residual block as the identity: the last norm of its branch scales by 0 (Goyal et al.
+    2017).
+    Raises: InputError for a net without torchvision's blocks"""
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+    last = [m.bn2 if isinstance(m, BasicBlock) else m.bn3 for m in model.modules()
+            if isinstance(m, (BasicBlock, Bottleneck))]
+    if not last:    # behind a ReLU of its own, as in `custom_resnet`, a branch of 0 would never learn
+        raise InputError("zero_residual needs the residual blocks of resnet18 … resnet101. Leave it out.")
+    for norm in last: nn.init.zeros_(norm.weight)
 
 
 def create_model(
@@ -152,6 +203,12 @@ def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
         groups = [list(part.parameters()) for part in parts.values()]
         if all(groups): return groups
     return [[p for p in model.parameters() if p.requires_grad]]
+
+
+def head_of(model: nn.Module) -> list[nn.Parameter]:
+    "The parameters of the last linear layer, if there is one"
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    return list(layers[-1].parameters()) if layers else []
 
 
 COLUMNS = ("input_size", "output_size", "num_params", "params_percent", "kernel_size", "mult_adds")

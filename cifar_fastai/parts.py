@@ -12,8 +12,8 @@ from typing import ClassVar, get_args
 
 from .errors import InputError, UnknownName
 
-__all__ = ["Constant", "Explain", "FlatCos", "LRFind", "Loss", "OneCycle", "Optimizer", "Part", "Plateau",
-           "Regularise", "SCHEDULES", "Schedule", "Step"]
+__all__ = ["Build", "Constant", "Explain", "FlatCos", "Keep", "LRFind", "Loss", "OneCycle", "Optimizer",
+           "Part", "Plateau", "Regularise", "SCHEDULES", "Schedule", "Step"]
 
 INF = float("inf")
 
@@ -72,16 +72,31 @@ def are_numbers(values, n: int) -> bool:
 
 
 @dataclass(frozen=True)
+class Build(Part):
+    "How the net is built, and what its first weights are"
+    norm: str = "bn"            # batch norm, or "gn": group norm of one group
+    zero_residual: bool = False # the last norm of each residual block starts at 0 (Goyal et al. 2017)
+    whiten: float = 0.0         # the stem whitens patches of training pictures, with this ε; 0: it does not
+
+    def check(self):
+        self.one_of("norm", ("bn", "gn"))
+        self.need("whiten", 0 <= self.whiten < INF, "0 or more, such as 0.01")
+
+
+@dataclass(frozen=True)
 class Optimizer(Part):
     "An optimiser by name, and its numbers"
-    name: str = "sgd"           # Nesterov SGD; "adam", "adamw" or another of `training.OPTIMIZERS`
+    name: str = "sgd"           # Nesterov SGD; "adam", "adamw", "muon" or another of `training.OPTIMIZERS`
     mom: float = 0.9            # momentum, or beta1
     wd: float = 5e-4            # weight decay, in torch's meaning: coupled for SGD and Adam
     wd_norm_bias: bool = True   # decay norms and biases too
+    bias_lr: float = 1.0        # rate of biases but the head's, × the others'; decay is divided by it
+    head_lr: float = 1.0        # the same of the last linear layer
 
     def check(self):
         self.need("mom", 0 <= self.mom < 1, "a number from 0 to below 1")
         self.need("wd", 0 <= self.wd < INF, "0 or more")
+        for name in ("bias_lr", "head_lr"): self.need(name, 0 < getattr(self, name) < INF, "a factor above 0")
 
 
 @dataclass(frozen=True)
@@ -215,6 +230,19 @@ class Regularise(Part):
             value = getattr(self, name)
             self.need(name, value is None or 0 < value < INF, "a number above 0")
         self.need("mixup", not (self.mixup and self.cutmix), "mixup or cutmix, not both")
+
+
+@dataclass(frozen=True)
+class Keep(Part):
+    "Which weights the run ends with"
+    name: str = "last"          # "last", the "best" epoch's on the holdout, or averaged: "ema", "lookahead"
+    every: int = 5              # steps from one update of the average to the next
+    decay: float = 0.95         # what is left of the average at an update
+
+    def check(self):
+        self.one_of("name", ("last", "best", "ema", "lookahead"))
+        self.need("every", self.every >= 1, "1 or more")
+        self.need("decay", 0 < self.decay < 1, "a number between 0 and 1")
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,21 @@ from textwrap import wrap
 
 from . import policy
 from .errors import InputError, UnknownName
-from .parts import SCHEDULES, Explain, Loss, LRFind, OneCycle, Optimizer, Part, Regularise, Schedule
+from .parts import (
+    SCHEDULES,
+    Build,
+    Explain,
+    Keep,
+    Loss,
+    LRFind,
+    OneCycle,
+    Optimizer,
+    Part,
+    Regularise,
+    Schedule,
+)
 
-__all__ = ["Recipe", "counted", "flat"]
+__all__ = ["Recipe", "counted", "flat", "training_fields"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +35,7 @@ class Recipe(Part):
     Raises: InputError for a field that is unknown, mistyped or out of range"""
     name: str                       # of the run folder
     model: str = "resnet18"         # a name of `models.MODELS`
-    norm: str = "bn"                # "bn", or "gn": group norm of one group
+    build: Build = Build()          # its norms and first weights
     epochs: int = 20
     bs: int = 512                   # pictures a batch; fewer on small data: see `min_steps`
     min_steps: int = 16             # steps an epoch, at least; 0: `bs` holds, whatever the data
@@ -33,7 +45,7 @@ class Recipe(Part):
     lr: float | LRFind = LRFind()   # peak rate; `LRFind`: the range test decides, never the test set
     schedule: Schedule = OneCycle()
     regularise: Regularise = Regularise()
-    keep: str = "last"              # whose weights: "last", or the epoch "best" on the holdout
+    keep: Keep = Keep()             # which weights: "last", the epoch "best" on the holdout, averages
     explain: Explain = Explain()    # what is shown of its mistakes
     tta: str = "mirror"             # views averaged for accuracy_tta: "mirror", "mirror+shift" or "none"
     size: int = 32                  # side of the pictures, pixels
@@ -58,8 +70,6 @@ class Recipe(Part):
         for name in ("epochs", "bs", "size"): self.need(name, getattr(self, name) >= 1, "1 or more")
         for name in ("min_steps", "seed"): self.need(name, getattr(self, name) >= 0, "0 or more")
         self.need("limit", self.limit is None or self.limit >= 2, "2 or more")
-        self.one_of("norm", ("bn", "gn"))
-        self.one_of("keep", ("last", "best"))
         self.one_of("tta", ("mirror", "mirror+shift", "none"))
         self.one_of("valid", ("test", "holdout"))
         self.one_of("precision", ("auto", "fp32", "bf16", "fp16"))
@@ -77,7 +87,8 @@ class Recipe(Part):
         peak = getattr(self.schedule, "peak_epoch", None)
         self.need("schedule", peak is None or peak < self.epochs, f"a peak within the {self.epochs} epochs")
         if self.valid == "holdout": return
-        for name, chooses in (("schedule", self.schedule.name == "plateau"), ("keep", self.keep == "best"),
+        for name, chooses in (("schedule", self.schedule.name == "plateau"),
+                              ("keep", self.keep.name == "best"),
                               ("lr", getattr(self.lr, "on", "train") == "holdout")):
             self.need(name, not chooses, 'valid="holdout" with it: the test set must not choose')
 
@@ -107,7 +118,7 @@ class Recipe(Part):
         "The value of field `name`, which is `now`, after a change: a dict has fields of a part, as in JSON"
         kind = PARTS.get(name, policy.Policy if name == "aug" else None)
         if name == "lr" and value == "find": return LRFind()
-        if kind in (Loss, Optimizer, Schedule) and isinstance(value, str): value = {"name": value}
+        if kind in (Keep, Loss, Optimizer, Schedule) and isinstance(value, str): value = {"name": value}
         if kind is None or not isinstance(value, dict): return value
         if kind is policy.Policy:
             if "transform" in value:
@@ -150,8 +161,8 @@ class Recipe(Part):
         return sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
 
-PARTS = {"loss": Loss, "opt": Optimizer, "lr": LRFind, "schedule": Schedule, "regularise": Regularise,
-         "explain": Explain}
+PARTS = {"build": Build, "loss": Loss, "opt": Optimizer, "lr": LRFind, "schedule": Schedule,
+         "regularise": Regularise, "keep": Keep, "explain": Explain}
 # names of fields of parts in a recipe.json of before
 _BEFORE = {"lr_rule": "lr.rule", "lr_divide": "lr.divide", "lr_its": "lr.num_it", "lr_mode": "lr.mode",
            "lr_on": "lr.on", "lr_range": "lr.start_lr", "cam": "explain.layer", "cam_every": "explain.every"}
@@ -185,6 +196,16 @@ def flat(values: dict) -> dict:
         if isinstance(value, dict): found |= {f"{name}.{k}": v for k, v in flat(value).items()}
         else: found[name] = value
     return found
+
+
+NOT_TRAINING = ("name", "explain", "tta", "min_steps")    # do not change the weights
+
+
+def training_fields(recipe: dict) -> dict:
+    "The fields of a recipe, as JSON values under dotted names, that decide the weights"
+    found = flat({k: v for k, v in recipe.items() if k not in NOT_TRAINING})
+    if isinstance(recipe.get("lr"), dict): found = {"lr": "find"} | found
+    return json.loads(json.dumps(found))
 
 
 def _are_transforms(aug) -> bool:

@@ -31,6 +31,6 @@ recipe = Recipe(
     regularise = Regularise(clip_value=0.1),
     explain    = Explain("layer3+layer1"),               # layer3 is the last stage here
 )
-recipe_gn = recipe.but(name="custom_resnet_gn_24ep", norm="gn")
+recipe_gn = recipe.but(name="custom_resnet_gn_24ep", build={"norm": "gn"})
 
 if __name__ == "__main__": cli.main(recipe)

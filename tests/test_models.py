@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.models import MODELS, create_model, custom_resnet, layer_groups, resnet18
+from cifar_fastai.models import MODELS, create_model, custom_resnet, layer_groups, resnet18, zero_residuals
 
 COUNTS = {"resnet18": 11_173_962, "resnet34": 21_282_122, "resnet50": 23_520_842, "resnet101": 42_512_970,
-          "custom_resnet": 6_573_130}
+          "custom_resnet": 6_573_130, "airbench": 1_972_792}
 STAGES = {"resnet18": "conv1 bn1 relu maxpool layer1 layer2 layer3 layer4 avgpool fc",
-          "custom_resnet": "prep layer1 layer2 layer3 maxpool fc"}
+          "custom_resnet": "prep layer1 layer2 layer3 maxpool fc",
+          "airbench": "stem layer1 layer2 layer3 maxpool fc"}
 both_norms = pytest.mark.parametrize("norm", ["bn", "gn"])
 all_nets = pytest.mark.parametrize("name", list(COUNTS))
 
@@ -39,7 +40,8 @@ def test_every_parameter_takes_part(name, norm):
     torch.manual_seed(0)
     net = MODELS[name](norm=norm)
     nn.functional.cross_entropy(net(torch.randn(4, 3, 16, 16)), torch.tensor([0, 1, 2, 3])).backward()
-    assert [k for k, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+    trained = {k: p for k, p in net.named_parameters() if p.requires_grad}
+    assert [k for k, p in trained.items() if p.grad is None or not p.grad.any()] == [] != list(trained)
 
 
 def test_a_dead_layer_would_be_seen():
@@ -64,6 +66,7 @@ def test_resnet_has_every_key_of_torchvisions():
 @all_nets
 def test_no_convolution_has_a_bias_before_its_norm(name):
     convs = {k: m for k, m in MODELS[name]().named_modules() if isinstance(m, nn.Conv2d)}
+    convs.pop("stem.0", None)               # of airbench, which no norm follows
     assert [k for k, m in convs.items() if m.bias is not None] == [] != list(convs)
 
 
@@ -173,3 +176,46 @@ def test_torchvisions_functions_stand_for_ours_of_the_same_name():
     assert create_model(models.resnet34, n_out=3).conv1.kernel_size == (3, 3)
     with pytest.raises(InputError, match=r"torchvision's vgg11 is made for .* vgg11\(num_classes=3\)"):
         create_model(models.vgg11, n_out=3)
+
+
+def test_airbench_is_the_small_net_of_its_paper():
+    net = MODELS["airbench"]()
+    shapes, x = [], torch.randn(2, 3, 32, 32)
+    for part in (net.stem, net.layer1, net.layer2, net.layer3):
+        x = part(x)
+        shapes.append(tuple(x.shape[1:]))
+    assert shapes == [(24, 31, 31), (64, 15, 15), (256, 7, 7), (256, 3, 3)]
+    trained = {n for n, p in net.named_parameters() if p.requires_grad}
+    assert "stem.0.weight" not in trained and "layer1.2.weight" not in trained and "layer1.2.bias" in trained
+
+
+def test_the_kernels_of_airbench_begin_by_passing_their_input_on():
+    conv = MODELS["airbench"]().layer2[0]
+    x = torch.randn(1, 64, 7, 7)
+    assert torch.allclose(conv(x)[:, :64], x, atol=1e-6) and not torch.allclose(conv(x)[:, 64:128], x)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_block_without_residual_passes_its_shortcut_on(name):
+    net = MODELS[name]()
+    x, block = torch.randn(2, 64 if name == "resnet18" else 256, 8, 8).relu(), net.layer1[1]
+    before = block.eval()(x)
+    zero_residuals(net)
+    assert torch.equal(block(x), x) and not torch.equal(before, x)
+    net.train()
+    net(torch.randn(4, 3, 16, 16)).square().sum().backward()
+    last = block.bn2 if name == "resnet18" else block.bn3
+    assert last.weight.grad.abs().max() > 0, "it can leave 0"
+
+
+def test_a_net_without_such_blocks_is_refused():
+    "In custom_resnet a ReLU follows the norm: at 0 it would never learn"
+    with pytest.raises(InputError, match="residual blocks"): zero_residuals(custom_resnet())
+
+
+def test_a_learner_can_start_from_such_blocks(learnable):
+    from cifar_fastai.loaders import cifar_dataloaders
+    from cifar_fastai.training import cifar_learner
+    dls = cifar_dataloaders(learnable, 16, None, num_workers=0, device="cpu")
+    last = lambda learn: learn.model.layer2[0].bn2.weight.abs().sum().item()
+    assert last(cifar_learner(dls, resnet18, zero_residual=True)) == 0 < last(cifar_learner(dls, resnet18))

@@ -30,7 +30,8 @@ WRONG = [("flip", 1.5), ("cutout_p", -.1), ("rotate_p", 2), ("jitter_p", float("
          ("pad", -1), ("pad", 1.5), ("cutout", -1), ("cutout", 2.5), ("rotate", float("nan")),
          ("mode", "wrap"), ("holes", (0, 1)), ("holes", (3, 1)), ("holes", (1,)), ("holes", 2),
          ("jitter", (.1, .1, .1)), ("jitter", (-1, 0, 0, 0)), ("jitter", .1), ("jitter", (0, 0, 0, .6)),
-         ("fill", 300), ("fill", "red"), ("fill", float("nan"))]
+         ("fill", 300), ("fill", "red"), ("fill", float("nan")), ("flip", "always"), ("sizes", (24, 32)),
+         ("sizes", ((1, 24), (2, 32))), ("sizes", ((0, 24), (0, 32))), ("sizes", ((0, 0),)), ("sizes", 24)]
 
 
 @pytest.mark.parametrize("field, value", WRONG)

@@ -71,7 +71,8 @@ def test_so_is_one_in_a_part_and_what_is_no_number(case):
     (lambda: make(lr=0), "lr=0. Give a rate above 0, or LRFind"),
     (lambda: make(lr="fnd"), "lr='fnd' is a str"),
     (lambda: make(lr=NAN), "lr=nan"), (lambda: make(lr=1e4), "lr=10000"),
-    (lambda: make(limit=1), "limit=1. Give 2 or more"), (lambda: make(norm="bnx"), "unknown norm of recipe"),
+    (lambda: make(limit=1), "limit=1. Give 2 or more"),
+    (lambda: make(build={"norm": "bnx"}), "unknown norm of Build"),
     (lambda: make(keep="bst"), "Did you mean best"), (lambda: make(valid="tset"), "Did you mean test"),
     (lambda: make(tta="miror"), "Did you mean mirror"), (lambda: make(precision="fp31"), "Did you mean fp"),
     (lambda: make(name="a/b"), "name='a/b'. Give letters"), (lambda: make(name=""), "name=''"),
@@ -92,7 +93,7 @@ def test_so_is_one_in_a_part_and_what_is_no_number(case):
     (lambda: OneCycle(moms=("a",) * 3), "moms="), (lambda: OneCycle(moms=(.9,)), "moms=.* Give the momentum"),
     (lambda: make(schedule=OneCycle(peak_epoch=20)), "Give a peak within the 20 epochs"),
     (lambda: make(schedule=Plateau()), 'Give valid="holdout" .* the test set must not choose'),
-    (lambda: make(keep="best"), 'keep=\'best\'. Give valid="holdout"'),
+    (lambda: make(keep="best"), 'Give valid="holdout" with it'),
     (lambda: make(lr=LRFind(on="holdout")), 'Give valid="holdout"'),
     (lambda: Step(drop=1.), "drop=1.0"), (lambda: Regularise(clip_value=0.), "clip_value=0.0. Give a number"),
     (lambda: Regularise(clip_norm=NAN), "clip_norm=nan"),
@@ -192,7 +193,8 @@ def test_what_json_holds_makes_the_same_recipe(r):
 
 def others(part: Part) -> list[Part]:
     "The part with each of its fields changed in turn"
-    other = {"name": {"sgd": "adam", "ce": "nll"}, "rule": {"peak": "steep"}, "mode": {"exp": "linear"},
+    other = {"name": {"sgd": "adam", "ce": "nll", "last": "best"}, "norm": {"bn": "gn"},
+             "rule": {"peak": "steep"}, "mode": {"exp": "linear"},
              "on": {"train": "holdout"}, "anneal": {"linear": "cos"}, "l1_rule": {"sum": "scaled"},
              "layer": {None: "layer4"}, "moms": {None: (.9, .8, .9)}}
     def changed(name):
@@ -208,14 +210,15 @@ def others(part: Part) -> list[Part]:
 
 def test_every_number_counts_for_the_fingerprint():
     base = make(loss=Loss(smoothing=0.0), valid="holdout", limit=None)
-    top = {"name": "other", "model": "tiny", "norm": "gn", "aug": "pad_crop", "lr": .1, "keep": "best",
+    top = {"name": "other", "model": "tiny", "aug": "pad_crop", "lr": .1,
            "tta": "none", "valid": "test", "limit": 50, "precision": "fp32"}
     top |= {f: getattr(base, f) + 1 for f in ("epochs", "bs", "min_steps", "size", "seed")}
     variants = [base.but(**{k: v}) for k, v in top.items()]
-    for part in ("loss", "opt", "lr", "schedule", "regularise", "explain"):
+    parts = ("build", "loss", "opt", "lr", "schedule", "regularise", "keep", "explain")
+    for part in parts:
         variants += [base.but(**{part: p}) for p in others(getattr(base, part))]
     variants += [base.but(schedule=s()) for s in SCHEDULES.values() if s is not OneCycle]
-    assert top.keys() | {"loss", "opt", "schedule", "regularise", "explain"} == set(TOP)
+    assert top.keys() | set(parts) == set(TOP)
     found = [r.fingerprint() for r in variants]
     assert len(set(found)) == len(found) and base.fingerprint() not in found
     assert make(aug=[flip(.3)]).fingerprint() != make(aug=[flip(.4)]).fingerprint()
@@ -231,5 +234,5 @@ def test_settings_print_every_field_of_every_part_and_the_policys_own():
     said = make().settings().replace("\n", " ")
     assert "aug=pad_crop_flip_cutout(pad=4, flip=0.5, cutout=8)" in said
     assert all(f"{k}=" in said for k in TOP) and max(map(len, make().settings().splitlines())) <= 106
-    for part in ("loss", "opt", "lr", "schedule", "regularise", "explain"):
+    for part in ("build", "loss", "opt", "lr", "schedule", "regularise", "keep", "explain"):
         for f in fields(getattr(make(), part)): assert f"{f.name}=" in said

@@ -22,9 +22,10 @@ from fastai.vision.core import LabeledBBox, PILImage, PILMask, TensorBBox, Tenso
 from .. import policy
 from ..errors import InputError
 from ..policy import Policy
-from .transforms import Cutout, PadCrop
+from .transforms import AlternatingFlip, Cutout, PadCrop, SizeByEpoch
 
-__all__ = ["AlbumentationsTransform", "augmenter", "build_augmentation", "draw_from", "one_thread"]
+__all__ = ["AlbumentationsTransform", "augmenter", "build_augmentation", "draw_from", "one_thread",
+           "placed_in"]
 
 
 @contextmanager
@@ -71,6 +72,8 @@ def _transforms(
     mean: tuple[float, float, float],   # of the training set, 0…1: what `fill="mean"` stands for
 ) -> list[A.BasicTransform]:            # in the order of application: colour, geometry, holes
     "The Albumentations transforms that a policy names"
+    if any(side > size for _, side in p.sizes):
+        raise InputError(f"sizes={p.sizes} go above the {size}-pixel pictures. Make them smaller.")
     if p.cutout > size:
         raise InputError(f"cutout={p.cutout} is larger than the {size}-pixel pictures. Make it smaller.")
     if p.pad >= size and p.mode == "reflect":
@@ -85,14 +88,21 @@ def _transforms(
     if p.grey_p: tfms.append(A.ToGray(num_output_channels=3, p=p.grey_p))
     if p.rotate: tfms.append(A.Rotate(limit=(-p.rotate, p.rotate), p=p.rotate_p, **border))
     if p.pad: tfms.append(PadCrop(p.pad, **border))
-    if p.flip: tfms.append(A.HorizontalFlip(p=p.flip))
+    if p.flip == "alternate": tfms.append(AlternatingFlip(p=1.0))
+    elif p.flip: tfms.append(A.HorizontalFlip(p=p.flip))
     if p.cutout: tfms.append(Cutout(p.cutout, holes=p.holes, fill=fill, p=p.cutout_p))
+    if p.sizes: tfms.append(SizeByEpoch(p.sizes))
     return tfms
 
 
 def _leaves(t):
     if not isinstance(t, A.BaseCompose): return [t]
     return [leaf for child in t.transforms for leaf in _leaves(child)]
+
+
+def placed_in(aug: A.Compose | None) -> list:
+    "The transforms of `aug` that want to know (seed, epoch, index) of each picture, as `place`"
+    return [t for t in _leaves(aug) if hasattr(t, "place")] if aug is not None else []
 
 
 def draw_from(

@@ -16,7 +16,7 @@ from fastai.torch_core import TensorCategory, TensorImage, to_device
 from fastcore.foundation import L
 
 from ..errors import InputError
-from .augment import AlbumentationsTransform, augmenter, draw_from, one_thread
+from .augment import AlbumentationsTransform, augmenter, draw_from, one_thread, placed_in
 from .picture_store import LabelOf, PictureOf, PictureStore
 from .workers import LoaderError, Workers
 
@@ -87,9 +87,10 @@ class BatchDL(TfmdDL):
         if store is not None and aug is None:
             return self._labelled(store, store.take(self._items(idxs)), idxs)
         tfms = [t for t in self.after_item.fs if isinstance(t, AlbumentationsTransform)]
-        with _drawing_from(tfms, (self.seed, epoch if self._training else 0, number), self._split_idx):
-            if store is None: return self.do_batch(self._one_by_one(idxs))
-            with one_thread(): x = _augmented(store, aug, self._items(idxs))
+        key = self.seed, epoch if self._training else 0, number
+        with _drawing_from(tfms, key, self._split_idx) as place:
+            if store is None: return self.do_batch(self._one_by_one(idxs, place))
+            with one_thread(): x = _augmented(store, aug, self._items(idxs), place)
             return self._labelled(store, x, idxs)
 
     def _items(self, idxs): return np.asarray(self.dataset.items)[idxs]
@@ -99,10 +100,11 @@ class BatchDL(TfmdDL):
         labels = (torch.from_numpy(store.y[self._items(idxs)]) for _ in self.dataset.tls[1:])
         return *batch, *map(TensorCategory, labels)
 
-    def _one_by_one(self, idxs) -> list:
+    def _one_by_one(self, idxs, place) -> list:
         "The items `idxs` through their transforms; a fastai transform may skip some"
         items = []
         for i in idxs.tolist():
+            place(int(self.dataset.items[i]) if _indices(getattr(self.dataset, "items", [])) else i)
             try: items.append(self.do_item(i))
             except InputError: raise
             except Exception as e: raise LoaderError(f"{self._name(i)} could not be made: {_short(e)}") from e
@@ -171,20 +173,25 @@ class BatchDL(TfmdDL):
 
 @contextmanager
 def _drawing_from(tfms, key: tuple[int, ...], split_idx):
-    """Every draw of the item transforms inside is a function of `key`; the process's own generators are as
-    before afterwards"""
+    """Every draw of the item transforms inside is a function of `key` = (seed, epoch, batch); the process's
+    own generators are as before afterwards. Gives a function that tells the transforms a picture's index"""
     bits = np.random.SeedSequence(key).generate_state(2)
     before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     random.seed(int(bits[0])), np.random.seed(bits[1])
     torch.random.default_generator.manual_seed(int(bits[0]))
+    placed = [p for t in tfms for p in placed_in(t.of(split_idx))]
+
+    def place(index: int) -> None:
+        for t in placed: t.place = (*key[:2], index)
     for t in tfms:
         t.keyed = True
         if t.of(split_idx) is not None: draw_from(t.of(split_idx), *key)
-    try: yield
+    try: yield place
     finally:
         random.setstate(before[0]), np.random.set_state(before[1])
         torch.random.set_rng_state(before[2])
         for t in tfms: t.keyed = False
+        for t in placed: t.place = None
 
 
 def _plain_label(tfms, store: PictureStore) -> bool:
@@ -198,10 +205,11 @@ def _indices(items) -> bool:
     return len(items) > 0 and isinstance(items[0], (int, np.integer))
 
 
-def _augmented(store: PictureStore, aug, items: np.ndarray) -> np.ndarray:
+def _augmented(store: PictureStore, aug, items: np.ndarray, place) -> np.ndarray:
     "Pictures `items`, each through `aug`, as one (N,h,w,3) array"
     out, run = None, augmenter(aug)
     for k, i in enumerate(items):
+        place(int(i))
         try: x = run(store[i])
         except Exception as e:
             raise LoaderError(f"augmentation failed on {store.name(i)}: {_short(e)}") from e

@@ -1,8 +1,11 @@
-"""Two Albumentations transforms: `PadCrop` (pad and random crop in one) and a light `Cutout`."""
+"""Albumentations transforms: `PadCrop` (pad and random crop in one), a light `Cutout`, and `AlternatingFlip`
+and `SizeByEpoch`, which our loader tells the epoch."""
+from hashlib import blake2b
+
 import albumentations as A
 import cv2
 
-__all__ = ["Cutout", "PadCrop"]
+__all__ = ["AlternatingFlip", "Cutout", "PadCrop", "SizeByEpoch"]
 
 
 class PadCrop(A.ImageOnlyTransform):
@@ -60,3 +63,39 @@ class Cutout(A.ImageOnlyTransform):
         img = img.copy()
         for y, x in corners: img[y:y + self.size, x:x + self.size] = self.fill
         return img
+
+
+class AlternatingFlip(A.ImageOnlyTransform):
+    """Mirror each picture in every other epoch, half of them in the first one: in two epochs the net sees all
+    pictures both ways (Jordan 2024). Where no loader tells the epoch, half of the pictures at random."""
+    place = None            # (seed, epoch, index) of the picture that comes next
+
+    def get_params(self):
+        if self.place is None: return {"mirror": self.py_random.random() < .5}
+        seed, epoch, index = self.place
+        first = blake2b(b"%d %d" % (seed, index), digest_size=1).digest()[0]
+        return {"mirror": (first + epoch) % 2 == 1}
+
+    def apply(self, img, mirror=False, **params): return img[:, ::-1] if mirror else img
+
+
+class SizeByEpoch(A.ImageOnlyTransform):
+    "Scale pictures to the side that their epoch has. Where no loader tells the epoch, to the last side."
+    place = None            # (seed, epoch, index) of the picture that comes next
+
+    class InitSchema(A.BasicTransform.InitSchema):
+        sizes: tuple[tuple[int, int], ...]
+
+    def __init__(
+        self,
+        sizes: tuple[tuple[int, int], ...],    # (epoch, side in pixels), the first from epoch 0
+        p: float = 1.0,
+    ):
+        super().__init__(p=p)
+        self.sizes = sizes
+
+    def side(self, epoch: int) -> int: return [side for first, side in self.sizes if first <= epoch][-1]
+
+    def apply(self, img, **params):
+        side = self.sizes[-1][1] if self.place is None else self.side(self.place[1])
+        return img if side == len(img) else cv2.resize(img, (side, side), interpolation=cv2.INTER_AREA)

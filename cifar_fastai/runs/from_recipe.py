@@ -17,19 +17,17 @@ from ..recipe import Recipe, counted
 from ..training import (
     SLIDE_NEEDS,
     SUGGESTIONS,
-    ClipGradients,
     ImageLearner,
     KeepBest,
-    L1Loss,
     create_schedule,
     explain_rate,
     fallback_rate,
-    mixing,
     optimizer,
     peak_factor,
     plausible_rate,
     slide,
 )
+from ..tricks import AverageWeights, ClipGradients, L1Loss, mixing
 
 __all__ = ["adapted_to", "check_names", "choose_rate", "extras_of", "load_pictures", "regularisers_of",
            "schedule_of", "suggestions_of"]
@@ -105,8 +103,11 @@ def regularisers_of(recipe: Recipe) -> list[Callback]:
 
 
 def extras_of(recipe: Recipe) -> list[Callback]:
-    "What the fit has beside its schedule: the regularisers, and the keeper of the best weights"
-    return [*regularisers_of(recipe), *([KeepBest()] if recipe.keep == "best" else [])]
+    "What the fit has beside its schedule: the regularisers, and what keeps other weights than the last"
+    k, cbs = recipe.keep, regularisers_of(recipe)
+    if k.name == "best": cbs.append(KeepBest())
+    if k.name in ("ema", "lookahead"): cbs.append(AverageWeights(k.decay, k.every, k.name == "lookahead"))
+    return cbs
 
 
 def schedule_of(recipe: Recipe, lr: float) -> Callback:

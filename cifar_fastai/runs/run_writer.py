@@ -21,13 +21,13 @@ from ..files import read_json, save_atomically, write_json
 from ..gradcam import Evidence, cam_of, warnings_of
 from ..machine import describe_device, versions
 from ..models import model_summary
-from ..recipe import Recipe, counted
+from ..recipe import Recipe, counted, training_fields
 from ..training import ImageLearner
 from ..weights import About, save_weights
 from .console import one_line_errors, show_log
 from .logs import History, TensorBoardLog
 from .report import FoundRate, measure_evidence, numbers, write_predictions
-from .run_folder import begin, begun, choose_folder, locked, remove_if_refused, seal, training_fields
+from .run_folder import begin, begun, choose_folder, locked, remove_if_refused, seal
 
 __all__ = ["Run", "RunWriter", "open_run"]
 
@@ -140,7 +140,7 @@ class RunWriter:
         "Predictions, weights, results and TensorBoard's pictures; then the seal"
         folder, learn, data = self.folder, self.learn, self.learn.dls.data
         write_predictions(interp, folder / "predictions.csv")
-        about = About(learn.recipe.model, learn.recipe.norm, tuple(data.classes), data.size, tuple(data.mean),
+        about = About(learn.recipe.model, learn.recipe.build.norm, tuple(data.classes), data.size, tuple(data.mean),
                       tuple(data.std))
         save_weights(folder / "weights.safetensors", learn.model, about)
         self.stop.check()
@@ -162,7 +162,7 @@ class RunWriter:
                 "data_fingerprint": data.fingerprint, "training_pictures": len(dls.train.dataset),
                 "device": describe_device(dls.device), "precision": learn.precision_name,
                 "workers": dls.train.fake_l.num_workers, "versions": versions(),
-                **({"epoch_of_best": learn.epoch_of_best} if recipe.keep == "best" else {}),
+                **({"epoch_of_best": learn.epoch_of_best} if recipe.keep.name == "best" else {}),
                 "seconds": round(self.history.earlier + time.monotonic() - self.started, 1),
                 "epoch_seconds": self.history.seconds, "resumed": bool(self.before)}
 

@@ -1,9 +1,9 @@
-"""Train: a fastai `Learner` with its range test, schedules, losses, optimisers and regularisers.
+"""Train: a fastai `Learner` with its range test, schedules, losses and optimisers.
 
 In: `DataLoaders` and a net, by name, function or module. Out: an ordinary `Learner`, with `lr_find` and
 `fit_one_cycle` as its users know them.
 
-Read learner first, then lr_finder and schedules (the rate), precision, losses, optimizers and regularisers
+Read learner first, then lr_finder and schedules (the rate), precision, losses, optimizers and muon
 (what a step is made of), then callbacks, device_recorder and keep_best (what watches it).
 """
 from .callbacks import epoch_row, fitting, inside_fit
@@ -24,10 +24,9 @@ from .lr_finder import (
 )
 from .optimizers import optimizer
 from .precision import Precision, precision_of
-from .regularisers import ClipGradients, L1Loss, mixing
 from .schedules import create_schedule
 
-__all__ = ["ClipGradients", "ImageLearner", "KeepBest", "L1Loss", "Precision", "SLIDE_NEEDS", "SUGGESTIONS",
-           "cifar_learner", "create_schedule", "epoch_row", "explain_rate", "fallback_rate", "fitting",
-           "inside_fit", "minimum", "mixing", "optimizer", "peak", "peak_factor", "plausible_rate",
-           "precision_of", "slide", "steep", "valley"]
+__all__ = ["ImageLearner", "KeepBest", "Precision", "SLIDE_NEEDS", "SUGGESTIONS", "cifar_learner",
+           "create_schedule", "epoch_row", "explain_rate", "fallback_rate", "fitting", "inside_fit",
+           "minimum", "optimizer", "peak", "peak_factor", "plausible_rate", "precision_of", "slide", "steep",
+           "valley"]

@@ -33,8 +33,8 @@ from torch import nn
 
 from ..errors import InputError
 from ..loaders import LoaderError, worker_failed
-from ..models import create_model, layer_groups
-from ..parts import Loss, LRFind, OneCycle, Optimizer
+from ..models import create_model, head_of, layer_groups, zero_residuals
+from ..parts import Build, Loss, LRFind, OneCycle, Optimizer
 from .callbacks import EpochSeed, EpochTable, WatchProgress, look, loops
 from .device_recorder import DeviceRecorder, mean_metric
 from .losses import create_loss
@@ -50,6 +50,7 @@ class ImageLearner(Learner):
     """A fastai `Learner` with less overhead a batch, that also cleans up where a fit is interrupted or fails,
     and whose `lr_find` changes nothing but the recorder."""
     _listeners, deaf = None, ()   # `deaf`: see `training.callbacks.look`
+    bias_lr = head_lr = 1.0       # rates of biases and of the head, × the others'
 
     def add_cb(self, cb):
         self._listeners = None
@@ -120,13 +121,21 @@ class ImageLearner(Learner):
         finally: self.logger = logger
 
     def create_opt(self):
-        "fastai's; what does not decay is no layer group, which `freeze` and slices would take it for"
+        "fastai's; what has a rate or decay of its own is no layer group, which `freeze` would take it for"
         super().create_opt()
-        if self.wd_bn_bias or not isinstance(self.opt, OptimWrapper): return
-        if not isinstance(self.opt, TorchOptimizer):
-            raise InputError("wd_norm_bias=False does nothing to fastai's OptimWrapper. Give an optimiser by "
-                             "name, partial(OptimWrapper, opt=...), or `training.optimizers.TorchOptimizer`.")
-        self.opt.spare(norm_bias_params(self.model, with_bias=True))
+        apart, head = [], head_of(self.model)
+        if isinstance(self.opt, OptimWrapper) and not self.wd_bn_bias:
+            apart.append((norm_bias_params(self.model, with_bias=True), 1.0, 0.0))
+        if self.bias_lr != 1:
+            own = {id(p) for p in head}
+            biases = [p for n, p in self.model.named_parameters() if n.endswith("bias") and id(p) not in own]
+            apart.append((biases, self.bias_lr, 1 / self.bias_lr if self.wd_bn_bias else 0.0))
+        if self.head_lr != 1: apart.append((head, self.head_lr, 1 / self.head_lr))
+        if apart and not isinstance(self.opt, TorchOptimizer):
+            raise InputError("wd_norm_bias=False, bias_lr and head_lr do nothing to fastai's optimisers. "
+                             "Give one by name, or as `training.optimizers.TorchOptimizer`.")
+        if apart and self.opt.n_layers: return           # it came built, and was split before
+        for params, lr, wd in apart: self.opt.set_apart(params, lr, wd)
 
     def tta(self, *args, **kwargs):
         "fastai's `tta`, without bars where the output is piped"
@@ -194,12 +203,15 @@ def cifar_learner(
     dls,                          # `cifar_dataloaders`, or any fastai DataLoaders of pictures with a `vocab`
     arch="resnet18",              # a function or name of `models` or torchvision, or a torch module
     n_out: int | None = None,     # classes; None: those of `dls`
-    norm: str = "bn",             # "bn" (batch norm) or "gn" (group norm of one group)
+    norm: str = Build.norm,       # "bn" (batch norm) or "gn" (group norm of one group)
+    zero_residual: bool = Build.zero_residual,     # residual blocks start as the identity
     opt=Optimizer.name,           # name (see `optimizer`) or any fastai `opt_func`
     lr: float = 0.1,              # default rate of `fit`
     mom: float = Optimizer.mom,   # momentum
     wd: float = Optimizer.wd,     # weight decay, torch's meaning (coupled for SGD)
     wd_norm_bias: bool = Optimizer.wd_norm_bias,   # decay norms and biases too
+    bias_lr: float = Optimizer.bias_lr,   # rate of the biases but the head's, × the others'; decay ÷ it
+    head_lr: float = Optimizer.head_lr,   # the same of the last linear layer
     smoothing: float | None = None,   # label smoothing, 0…1 (Szegedy et al. 2016); None: .1 for "ce"
     loss_func=Loss.name,          # "ce", "nll" (nets that end in log_softmax), or a loss function
     metrics=accuracy,
@@ -222,7 +234,9 @@ def cifar_learner(
         raise InputError(f"the head has {n_out} outputs but the data has {classes} classes. "
                          "Leave n_out away, or change the data.")
     opt_func, device = optimizer(opt, mom), torch.device(dls.device or "cpu")
-    model = _model(arch, classes, norm, seed).to(device, memory_format=torch.channels_last)
+    model = _model(arch, classes, norm, seed)
+    if zero_residual: zero_residuals(model)
+    model = model.to(device, memory_format=torch.channels_last)
     precision = choose_precision(precision, device)
     defaults = [TrainEvalCallback, DeviceRecorder(), WatchProgress, EpochTable, EpochSeed(seed)]
     if precision != "fp32": defaults.append(Precision(precision))
@@ -230,7 +244,7 @@ def cifar_learner(
                          opt_func=opt_func, wd_bn_bias=wd_norm_bias, moms=(mom, mom, mom), metrics=metrics,
                          cbs=[*defaults, *listify(cbs)], default_cbs=False,
                          **{"wd": wd, "splitter": layer_groups} | kwargs)
-    learn.precision_name = precision
+    learn.precision_name, learn.bias_lr, learn.head_lr = precision, bias_lr, head_lr
     return learn
 
 

@@ -12,11 +12,13 @@ import torch
 from fastai.optimizer import OptimWrapper, detuplify_pg, set_item_pg
 
 from ..errors import UnknownName
+from .muon import KernelMuon
 
 __all__ = ["OPTIMIZERS", "TorchOptimizer", "optimizer"]
 
 TORCH = {n.lower(): getattr(torch.optim, n) for n in
          ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta", "Adamax", "ASGD")}
+TORCH["muon"] = KernelMuon
 FASTAI = {n: getattr(fastai.optimizer, f) for n, f in
           {"ranger": "ranger", "lamb": "Lamb", "larc": "Larc", "qhadam": "QHAdam"}.items()}
 OPTIMIZERS = (*TORCH, *FASTAI)
@@ -24,8 +26,9 @@ OPTIMIZERS = (*TORCH, *FASTAI)
 
 class TorchOptimizer(OptimWrapper):
     """A torch optimiser as fastai's callbacks expect theirs: `hypers` holds numbers alone and can be written
-    to; parameters that do not decay stay in their layer group, where `freeze` and slices find them"""
-    n_layers = None   # layer groups, if torch has as many again for what does not decay
+    to; parameters with a rate or decay of their own stay in their layer group, where `freeze` and slices
+    find them"""
+    n_layers, factors = None, ((1.0, 1.0),)   # layer groups; of rate and decay, for torch's groups of each
 
     @property
     def _layers(self) -> list[list[dict]]:
@@ -33,15 +36,16 @@ class TorchOptimizer(OptimWrapper):
         n, groups = self.n_layers, self.opt.param_groups
         return [groups[k::n] for k in range(n)] if n else [[group] for group in groups]
 
-    def spare(self, params) -> None:
-        "Keep `params` (norms and biases, say) from weight decay"
-        if self.n_layers: return                # an optimiser that came built, and was split before
-        spared, groups = {id(p) for p in params}, list(self.opt.param_groups)
-        self.n_layers = len(groups)
-        for group in groups:
-            kept = [p for p in group["params"] if id(p) in spared]
-            group["params"] = [p for p in group["params"] if id(p) not in spared]
-            self.opt.add_param_group({**group, "params": kept, "weight_decay": 0.0})
+    def set_apart(self, params, lr: float = 1.0, wd: float = 1.0) -> None:
+        "Multiply the rate and the decay of `params` by these factors from now on"
+        chosen, layers = {id(p) for p in params}, self._layers
+        self.n_layers, self.factors = len(layers), (*self.factors, (lr, wd))
+        for layer in layers:
+            taken = [p for group in layer for p in group["params"] if id(p) in chosen]
+            for group in layer: group["params"] = [p for p in group["params"] if id(p) not in chosen]
+            first = layer[0]
+            self.opt.add_param_group({**first, "params": taken, "lr": first["lr"] * lr,
+                                      "weight_decay": first.get("weight_decay", 0) * wd})
 
     @property
     def hypers(self): return [_Hypers(self, layer) for layer in self._layers]
@@ -50,7 +54,8 @@ class TorchOptimizer(OptimWrapper):
         for layer, v_ in zip(self._layers, v): self._set(layer, k, v_)
 
     def _set(self, layer, k, v):
-        for group in layer[:1] if k == "wd" else layer: set_item_pg(group, self.bwd_map[k], v)
+        for group, (lr, wd) in zip(layer, self.factors):
+            set_item_pg(group, self.bwd_map[k], v * {"lr": lr, "wd": wd}.get(k, 1))
 
     @property
     def param_lists(self): return [[p for group in layer for p in group["params"]] for layer in self._layers]

@@ -299,7 +299,7 @@ ZOO = {"resnet18": (lambda: of_torchvision("resnet18"), "layer3"),
 def test_any_model_gives_the_plain_result(name):
     torch.manual_seed(0)
     make, layer = ZOO[name]
-    size = 16 if name.startswith("our") else 64
+    size = 16 if name.startswith("our") and "airbench" not in name else 64    # whose layer3 is 1×1 there
     model, xb = make().double(), torch.randn(2, 3, size, size, dtype=torch.float64)
     for m in model.modules():
         if isinstance(m, nn.BatchNorm2d): m.running_var.uniform_(0.5, 1.5); m.running_mean.normal_(0, 0.1)

@@ -21,6 +21,12 @@ from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.loaders.transforms import Cutout
 from cifar_fastai.policy import Policy
 
+
+class Noop(Transform):
+    "An item transform that does nothing but take the fast road away"
+    def encodes(self, x: PILImage): return x
+
+
 FLIPS = [A.HorizontalFlip(p=.5), A.VerticalFlip(p=.5)]
 
 
@@ -341,3 +347,67 @@ def test_a_chance_of_a_policy_is_the_share_of_pictures_that_change(chance):
         made = draws(Policy("one", **CHANCES[chance], **{chance: p}), PICTURE, 400)
         return np.mean([not np.array_equal(x, PICTURE) for x in made])
     assert share(0.) == 0 and share(1.) > .97 and abs(share(.3) - .3) < .1
+
+
+# what the epoch decides
+
+def flips(learnable, epochs, seed=0, bs=32, **kwargs):
+    "Epoch → index of a training picture → whether it was mirrored"
+    dls = cifar_dataloaders(learnable, bs, Policy("mirror", flip="alternate"), seed=seed, num_workers=0,
+                            device="cpu", **kwargs)
+    dl, plain, found = dls.train, torch.from_numpy(learnable.x_train).permute(0, 3, 1, 2), []
+    for epoch in epochs:
+        dl.set_epoch(epoch)
+        seen = {}
+        order = dl.get_idxs()
+        dl.before_iter()                     # which tells transforms whose pictures come
+        for b in range(len(dl)):
+            idxs = order[b * bs:(b + 1) * bs]
+            for i, x in zip(idxs, dl.make_batch((epoch, b, idxs))[0]):
+                item = int(dl.dataset.items[i])
+                seen[item] = torch.equal(x, plain[item].flip(2))
+                assert seen[item] != torch.equal(x, plain[item])
+        found.append(seen)
+    return found
+
+
+def test_a_picture_is_mirrored_in_every_other_epoch_from_a_start_of_its_own(learnable):
+    first, second, third = flips(learnable, (0, 1, 2))
+    assert all(first[i] != second[i] for i in first) and first == third and len(first) == 160
+    assert 60 <= sum(first.values()) <= 100, "about half start mirrored"
+
+
+def test_whether_it_is_depends_on_seed_epoch_and_index_alone(learnable):
+    (a,), (b,), (other,) = flips(learnable, [3]), flips(learnable, [3], bs=16), flips(learnable, [3], seed=1)
+    one_by_one, = flips(learnable, [3], item_tfms=Noop())
+    assert a == b == one_by_one and sum(a[i] != other[i] for i in a) > 40
+
+
+def test_without_a_loader_that_tells_the_epoch_half_are_mirrored_at_random():
+    img = some_pixels(8, 8)
+    found = [np.array_equal(out, img) for out in draws(Policy("mirror", flip="alternate"), img, 400, size=8)]
+    assert 150 < sum(found) < 250
+
+
+GROWS = Policy("grows", sizes=((0, 8), (2, 12), (3, 16)))
+
+
+def test_pictures_grow_with_the_epoch_and_those_of_validation_do_not(learnable):
+    dls = cifar_dataloaders(learnable, 32, GROWS, num_workers=0, device="cpu")
+    sides = [[tuple(x.shape[2:]) for x, _ in dls.train] for _ in range(5)]
+    assert [set(s) for s in sides] == [{(8, 8)}, {(8, 8)}, {(12, 12)}, {(16, 16)}, {(16, 16)}]
+    assert {tuple(x.shape[2:]) for x, _ in dls.valid} == {(16, 16)}
+
+
+def test_a_smaller_picture_is_the_mean_of_its_places(learnable):
+    dls = cifar_dataloaders(learnable, 160, GROWS, num_workers=0, device="cpu", seed=3)
+    batch = dls.train.make_batch((0, 0, np.arange(160)))[0].float()
+    want = torch.nn.functional.avg_pool2d(torch.from_numpy(learnable.x_train).permute(0, 3, 1, 2).float(), 2)
+    assert (batch - want[dls.train.dataset.items]).abs().max() <= .5 + 1e-4
+    (last,) = draws(GROWS, learnable.x_train[0], 1, size=16)
+    assert np.array_equal(last, learnable.x_train[0]), "where no loader tells the epoch: the last size"
+
+
+def test_sizes_above_the_pictures_are_refused(learnable):
+    with pytest.raises(InputError, match="above the 16-pixel"):
+        cifar_dataloaders(learnable, 32, Policy("grows", sizes=((0, 8), (1, 32))))

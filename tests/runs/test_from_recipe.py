@@ -7,8 +7,8 @@ from cifar_fastai import Recipe
 from cifar_fastai.runs.from_recipe import extras_of, regularisers_of, schedule_of, suggestions_of
 from cifar_fastai.training.keep_best import KeepBest
 from cifar_fastai.training.lr_finder import SUGGESTIONS, peak_factor, slide
-from cifar_fastai.training.regularisers import ClipGradients, L1Loss
 from cifar_fastai.training.schedules import PlateauSchedule, RecordedSchedule
+from cifar_fastai.tricks.regularisers import ClipGradients, L1Loss
 
 
 def recipe(**fields): return Recipe(name="r", epochs=4, **fields)

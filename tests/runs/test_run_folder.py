@@ -8,6 +8,7 @@ import pytest
 from cifar_fastai import Recipe, policy
 from cifar_fastai.errors import InputError
 from cifar_fastai.files import read_json
+from cifar_fastai.recipe import training_fields
 from cifar_fastai.runs.run_folder import (
     begin,
     begun,
@@ -19,7 +20,6 @@ from cifar_fastai.runs.run_folder import (
     remove_if_refused,
     seal,
     sealed_files,
-    training_fields,
 )
 
 RECIPE = Recipe(name="demo", lr=.1, aug=policy.pad_crop_flip(pad=2))

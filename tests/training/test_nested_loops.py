@@ -24,8 +24,8 @@ from cifar_fastai.training.callbacks import EpochSeed, EpochTable, WatchProgress
 from cifar_fastai.training.device_recorder import DeviceRecorder
 from cifar_fastai.training.keep_best import KeepBest, validated
 from cifar_fastai.training.precision import Precision
-from cifar_fastai.training.regularisers import ClipGradients, L1Loss, mixing
 from cifar_fastai.training.schedules import constant, flat_cos, one_cycle, plateau, step
+from cifar_fastai.tricks.regularisers import ClipGradients, L1Loss, mixing
 
 LOOKS = {
     "validate": lambda learn: learn.validate(),

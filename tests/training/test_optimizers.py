@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from batch_losses import losses
+from fastai.callback.core import Callback, CancelFitException
 from fastai.optimizer import SGD, Adam, OptimWrapper, ranger
 from stock import stock_dls
 from tiny import tiny_net
@@ -98,7 +99,7 @@ def test_decay_can_be_set_and_reaches_only_what_decays(learner):
 
 def test_an_optimiser_that_cannot_spare_norms_is_refused(learner):
     learn = learner(opt=lambda params, lr: OptimWrapper(params, torch.optim.SGD, lr=lr), wd_norm_bias=False)
-    with pytest.raises(InputError, match="does nothing to fastai's OptimWrapper"): learn.fit(1)
+    with pytest.raises(InputError, match="do nothing to fastai's optimisers"): learn.fit(1)
 
 
 def test_groups_of_layers_train_like_one_group(learner):
@@ -122,7 +123,63 @@ def test_hypers_are_numbers_that_can_be_set_and_copied():
 def test_parameters_are_put_back_in_the_groups_they_came_from():
     params = list(tiny_net(4).parameters())
     opt = optimizer("sgd")([params[:3], params[3:]], lr=.1)
-    opt.spare([p for p in params if p.ndim == 1])
+    opt.set_apart([p for p in params if p.ndim == 1], wd=0)
+    opt.set_apart([params[-1]], lr=3)
     before = [g["params"] for g in opt.opt.param_groups]
     opt.param_lists = opt.param_lists
     assert [list(map(id, g["params"])) for g in opt.opt.param_groups] == [list(map(id, ps)) for ps in before]
+
+
+def rates(learn):
+    "Parameter → its rate and its decay, as torch has them"
+    of = {id(p): (g["lr"], g["weight_decay"]) for g in learn.opt.opt.param_groups for p in g["params"]}
+    return {n: of[id(p)] for n, p in learn.model.named_parameters()}
+
+
+def test_biases_and_head_learn_at_rates_of_their_own_and_keep_their_product_with_the_decay(learner):
+    learn = learner(wd=.01, bias_lr=64., head_lr=.5)
+    learn.lr = .1
+    learn.create_opt()
+    learn.opt.set_hypers(lr=.2, wd=.01)
+    found = rates(learn)
+    assert found["layer1.1.bias"] == found["layer3.1.bias"] == pytest.approx((12.8, .01 / 64))
+    assert found["fc.weight"] == found["fc.bias"] == pytest.approx((.1, .02))
+    assert found["layer1.0.weight"] == found["layer1.1.weight"] == pytest.approx((.2, .01))
+
+
+def test_the_ratio_of_the_rates_holds_at_every_step_of_a_schedule(learner):
+    seen = []
+
+    class Rates(Callback):
+        order = 100
+        def before_step(self): seen.append(rates(self.learn))
+    learner(bias_lr=8., head_lr=.25).fit_one_cycle(2, .05, cbs=Rates())
+    kernel, bias, head = ([s[n][0] for s in seen] for n in ("layer1.0.weight", "layer1.1.bias", "fc.weight"))
+    assert bias == pytest.approx([8 * r for r in kernel]) and head == pytest.approx([r / 4 for r in kernel])
+    assert len({round(r, 9) for r in kernel}) > 5, "the schedule moved"
+
+
+def test_biases_that_do_not_decay_stay_so_at_a_rate_of_their_own(learner):
+    learn = learner(wd=.01, bias_lr=64., wd_norm_bias=False)
+    learn.create_opt()
+    learn.opt.set_hypers(lr=.2, wd=.01)
+    found = rates(learn)
+    assert found["layer1.1.bias"] == pytest.approx((12.8, 0)) and found["layer1.1.weight"] == (.2, 0)
+    assert found["layer1.0.weight"] == (.2, .01)
+
+
+def test_one_step_moves_biases_by_their_own_rate(learner):
+    "Plain gradient descent: what a step changes is rate × gradient"
+    def moved(**kwargs):
+        learn = learner(aug=None, wd=0., opt="sgd", mom=0., **kwargs)
+        before = {n: p.detach().clone() for n, p in learn.model.named_parameters()}
+
+        class One(Callback):
+            order = 999
+            def after_batch(self): raise CancelFitException
+        learn.fit(1, .01, cbs=One())
+        return {n: p.detach() - before[n] for n, p in learn.model.named_parameters()}
+    plain, fast = moved(), moved(bias_lr=16.)
+    assert torch.allclose(fast["layer1.1.bias"], 16 * plain["layer1.1.bias"], rtol=1e-4)
+    assert torch.equal(fast["layer1.0.weight"], plain["layer1.0.weight"]) and plain["layer1.1.bias"].any()
+    assert torch.equal(fast["fc.bias"], plain["fc.bias"]), "the head is no norm"

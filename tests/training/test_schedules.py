@@ -10,7 +10,6 @@ from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.errors import InputError
 from cifar_fastai.recipe import SCHEDULES as KNOWN
 from cifar_fastai.training.keep_best import KeepBest
-from cifar_fastai.training.regularisers import L1Loss, mixing
 from cifar_fastai.training.schedules import (
     SCHEDULES,
     PlateauSchedule,
@@ -20,6 +19,7 @@ from cifar_fastai.training.schedules import (
     plateau,
     step,
 )
+from cifar_fastai.tricks.regularisers import L1Loss, mixing
 
 
 class Pretended(Callback):

@@ -8,7 +8,7 @@ from fastai.callback.mixup import CutMix, MixUp
 from torch import nn
 
 from ..errors import InputError, UnknownName
-from .precision import Precision
+from ..training import Precision
 
 __all__ = ["ClipGradients", "L1Loss", "mixing"]
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from cifar_fastai.checkpoints.stop_on_nonfinite import StopOnNonFinite
 from cifar_fastai.errors import InputError
-from cifar_fastai.training.regularisers import ClipGradients, L1Loss, mixing
+from cifar_fastai.tricks.regularisers import ClipGradients, L1Loss, mixing
 
 
 class Gradients(Callback):
