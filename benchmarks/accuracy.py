@@ -1,0 +1,290 @@
+"""How accurate the recipes are: recipes × changes × seeds, one JSON line a run, and the page that shows them.
+
+    python -m benchmarks accuracy DATA --plan final [--seeds 0 1 2] [--only NAME ...] [--json FILE]
+    python -m benchmarks accuracy DATA --plan ablation --base cpu_15min [--limit N] [--epochs N]
+    python -m benchmarks accuracy DATA --plan rates [--limit N] [--epochs N]
+    python -m benchmarks accuracy --page docs/accuracy.md README.md [--json FILE]
+    python -m benchmarks accuracy --picture docs/figures/accuracy.png [--json FILE]
+
+`final` trains every recipe as it is and tells of the test set. `ablation` trains one recipe with one change
+at a time and tells of a holdout of the training pictures: the test set chooses nothing. `rates` compares the
+rate that the range test finds with a quarter to four times as much, on three nets and three batch sizes, by
+the holdout. A run that FILE has
+is left out; one that was killed goes on from its checkpoint in the work folder. FILE keeps the fingerprints
+of recipe and data with every row, so rows of other recipes, data and machines may share it.
+"""
+import argparse
+import json
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cifar_fastai.data import ImageData, load_data
+from cifar_fastai.errors import InputError, UnknownName, report_errors
+from cifar_fastai.explain import ImageInterpretation
+from cifar_fastai.files import save_atomically
+from cifar_fastai.machine import machine_name, versions
+from cifar_fastai.recipe import Recipe
+from cifar_fastai.runs import begun, train
+from cifar_fastai.runs.report import numbers
+from recipes.__main__ import recipes
+
+from .summary import write_block
+
+__all__ = ["ABLATIONS", "lost", "petaflop", "planned", "rates", "read_rows", "run", "sweep", "table"]
+
+ROWS = Path(__file__).parent / "results" / "accuracy.jsonl"
+ANCHORS = Path(__file__).parent / "results" / "anchors.json"      # what others have published
+RATES = Recipe(name="rates", aug="pad_crop_flip", epochs=4, valid="holdout", tta="none")
+ABLATIONS = {   # recipe → change → what it amends
+    "resnet18_20ep": {
+        "as it is": {}, "no cutout": {"aug.cutout": 0}, "smoothing .2": {"loss.smoothing": .2},
+        "alternating flip": {"aug.flip": "alternate"}, "whitened stem": {"build.whiten": .01},
+        "whitened stem, biases × 16": {"build.whiten": .01, "opt.bias_lr": 16.},
+        "whitened stem, biases × 64": {"build.whiten": .01, "opt.bias_lr": 64.},
+        "ema": {"keep": {"name": "ema", "decay": .951}}, "zero residual": {"build.zero_residual": True},
+        "half the rate": {"lr.divide": 2.}, "bs 256": {"bs": 256}},
+    "cpu_15min": {
+        "as it is": {}, "no whitening": {"build.whiten": 0.}, "biases × 1": {"opt.bias_lr": 1.},
+        "lookahead": {"keep": {"name": "lookahead", "decay": .77}}, "random flip": {"aug.flip": .5},
+        "sgd": {"opt": {"name": "sgd", "mom": .85, "bias_lr": 64., "head_lr": 1.}, "lr": 1.5},
+        "smoothing .1": {"loss.smoothing": .1}, "cutout 6": {"aug": {"name": "pad_crop_flip_cutout", "pad": 2,
+                                                                     "flip": "alternate", "cutout": 6}},
+        "24 → 28 → 32": {"aug.sizes": ((0, 24), (3, 28), (6, 32))}}}
+
+
+def planned(
+    plan: str,                # "final" or "ablation"
+    base: str,                # recipe that an ablation changes
+    only: list[str] | None = None,   # recipes, or changes; None: all
+    **given,                  # limit, epochs …, for all runs alike
+) -> list[tuple[str, Recipe]]:       # change, recipe
+    "The runs of a plan, without their seeds. Raises: InputError for an unknown name"
+    known = {r.name: r for of_module in recipes().values() for r in of_module}
+    if plan == "final":
+        for name in only or (): _known("recipe", name, known)
+        return [("as it is", r.but(**given)) for name, r in known.items() if not only or name in only]
+    _known("recipe with ablations", base, ABLATIONS)
+    changes = ABLATIONS[base]
+    for name in only or (): _known("change", name, changes)
+    start = known[base].but(valid="holdout", **given)
+    return [(name, start.but(**changes[name])) for name in changes if not only or name in only]
+
+
+def rates(data: ImageData, seeds: list[int], path: Path, work: Path, **given) -> Iterator[dict]:
+    "Rows of the found rate and of a grid around it, for each net and batch size, on the holdout"
+    for model, bs in product(("resnet18", "custom_resnet", "airbench"), (64, 128, 256)):
+        name = f"rates_{model}_{bs}"
+        found = RATES.but(name=name, model=model, bs=bs, **given)
+        for row in sweep([("as it is", found)], seeds, data, path, work, "holdout"):
+            yield row
+            grid = [(f"{f:g} × the rate", found.but(lr=f * row["lr"])) for f in (.25, .5, 2., 4.)]
+            yield from sweep(grid, [row["seed"]], data, path, work, "holdout")
+
+
+def lost(rows: list[dict]) -> str:
+    "A line a net and batch size: what the found rate loses to the best of its grid, in points"
+    lines = []
+    for name in dict.fromkeys(r["recipe"] for r in rows):
+        of = [r for r in rows if r["recipe"] == name]
+        found = next(r for r in of if r["change"] == "as it is")
+        best = max(of, key=lambda r: r["accuracy"])
+        lines.append(f"{name:26} found {found['lr']:.3g}: {found['accuracy']:.2%}; best {best['lr']:.3g}: "
+                     f"{best['accuracy']:.2%}; lost {100 * (best['accuracy'] - found['accuracy']):.2f}")
+    return "\n".join(lines)
+
+
+def _known(what: str, name: str, names) -> None:
+    if name not in names: raise UnknownName(what, name, names)
+
+
+def petaflop(learn, sizes: dict[int, int]) -> float:
+    "10^15 multiplications and additions of the training; `sizes`: side of the pictures → how many are shown"
+    total, model = 0, learn.model
+    was = {m: m.training for m in model.modules()}
+    model.eval()                  # two pictures are no statistics for a batch norm
+    for side, n in sizes.items():
+        x = torch.zeros(2, 3, side, side, device=next(model.parameters()).device)
+        with FlopCounterMode(display=False) as counter: model(x).sum().backward()
+        total += counter.get_total_flops() / 2 * n
+    model.zero_grad()
+    for m, training in was.items(): m.training = training
+    return total / 1e15
+
+
+def _sizes(recipe: Recipe, n: int) -> dict[int, int]:
+    "Side of the training pictures → how many are shown at it in the whole fit"
+    steps, shown = getattr(recipe.aug, "sizes", ()) or ((0, recipe.size),), {}
+    for epoch in range(recipe.epochs):
+        side = [side for first, side in steps if first <= epoch][-1]
+        shown[side] = shown.get(side, 0) + n
+    return shown
+
+
+def run(
+    change: str,
+    recipe: Recipe,
+    data: ImageData,
+    work: Path,               # folder of the run folders
+    judge: str = "test",      # whose pictures the row tells of: "test", or "holdout" of the recipe
+) -> dict:
+    "Train, or go on where a run was killed, and give its row"
+    folder = work / f"{recipe.name}-{recipe.fingerprint()}-{data.fingerprint[:8]}"
+    going_on = folder.exists() and bool(begun(folder))
+    done = train(recipe, data, folder, resume=going_on, checkpoint_minutes=5)
+    found = done.results
+    if judge == "holdout":
+        tta = False if recipe.tta == "none" else recipe.tta
+        found = found | numbers(ImageInterpretation.from_learner(done.learn, ds_idx=1, tta=tta))
+    shown = len(done.learn.dls.train) * done.learn.dls.train.bs
+    kept = ("accuracy", "accuracy_tta", "cross_entropy", "ece", "pictures", "training_pictures", "lr",
+            "device", "precision", "versions", "seconds", "seed", "epochs", "resumed")
+    return {"recipe": recipe.name, "change": change, "judged_on": judge, "data": Path(data.source).name,
+            "data_fingerprint": data.fingerprint, "fingerprint": _of_all_seeds(recipe),
+            "petaflop": round(petaflop(done.learn, _sizes(done.learn.recipe, shown)), 4),
+            **{k: found[k] for k in kept if k in found}, "settings": recipe.as_dict()}
+
+
+def _of_all_seeds(recipe: Recipe) -> str: return recipe.but(seed=0).fingerprint()
+
+
+def read_rows(path: Path) -> list[dict]:
+    "The rows of a file, none where there is no file. Raises: InputError for a broken line"
+    rows, lines = [], path.read_text().splitlines() if path.exists() else []
+    for k, line in enumerate(lines, 1):
+        try: rows.append(json.loads(line))
+        except ValueError: raise InputError(f"{path}, line {k}: no JSON. Restore or remove it.") from None
+    return rows
+
+
+def _append(path: Path, row: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in [*read_rows(path), row]]
+    save_atomically(path, "".join(lines).encode())
+
+
+def sweep(runs, seeds: list[int], data: ImageData, path: Path, work: Path, judge: str) -> Iterator[dict]:
+    "The rows of all runs, seed by seed, those that `path` has among them"
+    for seed in seeds:
+        for change, recipe in runs:
+            key = _of_all_seeds(recipe), seed, data.fingerprint, judge
+            have = {(r["fingerprint"], r["seed"], r["data_fingerprint"], r["judged_on"]): r
+                    for r in read_rows(path)}
+            if key not in have:
+                print(f"{recipe.name}, {change}, seed {seed} …", flush=True)
+                _append(path, row := run(change, recipe.but(seed=seed), data, work, judge))
+                yield row
+            else: yield have[key]
+
+
+def spread(values: list[float], scale: float = 100) -> str:
+    "mean ± sd, as points"
+    sd = f" ± {scale * stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{scale * mean(values):.2f}{sd}"
+
+
+def groups(rows: list[dict]) -> dict[tuple, list[dict]]:
+    "Rows that differ by their seed alone"
+    found = {}
+    for r in rows:
+        found.setdefault((r["fingerprint"], r["data_fingerprint"], r["judged_on"]), []).append(r)
+    return found
+
+
+def table(rows: list[dict]) -> str:
+    "A line a recipe and change; with the same seeds of `as it is` beside it, the paired difference"
+    lines = ["| recipe | change | n | plain | TTA | difference to as it is | epochs | PFLOP | seconds |",
+             "|---|---|---|---|---|---|---|---|---|"]
+    for of in groups(rows).values():
+        first = of[0]
+        same = ("recipe", "judged_on", "data_fingerprint", "epochs", "training_pictures")
+        alike = [r for r in rows if all(r[k] == first[k] for k in same)]
+        base = {r["seed"]: r for r in alike if r["change"] == "as it is"}
+        pairs = [r["accuracy"] - base[r["seed"]]["accuracy"] for r in of if r["seed"] in base]
+        less = spread(pairs) if pairs and first["change"] != "as it is" else ""
+        tta = [r["accuracy_tta"] for r in of if "accuracy_tta" in r]
+        lines.append(f"| `{first['recipe']}` | {first['change']} | {len(of)} | "
+                     f"{spread([r['accuracy'] for r in of])} | {spread(tta) if tta else ''} | {less} | "
+                     f"{first['epochs']} | {first['petaflop']:.3g} | {mean(r['seconds'] for r in of):.0f} |")
+    return "\n".join(lines)
+
+
+def page(rows: list[dict]) -> str:
+    "Tables by data set and judge, each with the machines that it was measured on"
+    parts = []
+    for data, judge in dict.fromkeys((r["data"], r["judged_on"]) for r in rows):
+        of = [r for r in rows if (r["data"], r["judged_on"]) == (data, judge)]
+        n = {f"{r['training_pictures']:,}" for r in of}
+        told = f"{of[0]['pictures']:,} {'test' if judge == 'test' else 'holdout'} pictures"
+        devices = "; ".join(sorted({f"{r['device']}, torch {r['versions']['torch']}" for r in of}))
+        parts += [f"**{data}**, {' or '.join(sorted(n))} training pictures, accuracy on {told}, in per cent "
+                  f"(mean ± sd over n seeds). {devices}.", "", table(of), ""]
+    return "\n".join(parts).strip()
+
+
+def draw(rows: list[dict], file: Path) -> None:
+    "Accuracy against work on a panel a data set: a dot for each recipe, a cross for each published result"
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    anchors, finals = json.loads(ANCHORS.read_text()), [r for r in rows if r["change"] == "as it is"]
+    finals = [r for r in finals if r["judged_on"] == "test"]
+    panels = [d for d in dict.fromkeys(a["data"] for a in anchors)
+              if any(r["data"] == d for r in finals)] or ["jpeg"]
+    fig = Figure(figsize=(6.4 * len(panels), 4.6), dpi=120, layout="constrained")
+    for ax, data in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels):
+        points = [(a["petaflop"], a[k], f"{a['name']} ({label})", "x", "tab:grey") for a in anchors
+                  for k, label in (("plain", "plain"), ("tta", "TTA")) if a["data"] == data and k in a]
+        for of in groups([r for r in finals if r["data"] == data]).values():
+            for k, label in (("accuracy", "plain"), ("accuracy_tta", "TTA")):
+                if k not in of[0]: continue
+                value, label = 100 * mean(r[k] for r in of), f"{of[0]['recipe']} ({label}, n={len(of)})"
+                points.append((of[0]["petaflop"], value, label, "o", "tab:blue"))
+        for x, y, label, mark, color in points:
+            ax.plot(x, y, mark, color=color)
+            ax.annotate(label, (x, y), (6, 3), textcoords="offset points", fontsize=7)
+        ax.set_xscale("log")
+        ax.set_xlabel("PFLOP of the training")
+        ax.set_ylabel("test accuracy, %")
+        ax.set_title(f"{data}: this project's recipes (dots), others (crosses)", fontsize=9)
+        ax.margins(x=.35, y=.1)
+        ax.grid(alpha=.3)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(fig).print_png(str(file))
+
+
+def main(argv: list[str] | None = None) -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m benchmarks accuracy", description=__doc__,
+                                     formatter_class=raw)
+    parser.add_argument("data", nargs="?", help="see --data of a recipe")
+    parser.add_argument("--plan", choices=["final", "ablation", "rates"], default="final")
+    parser.add_argument("--base", default="resnet18_20ep", help="recipe that an ablation changes")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="recipes, or changes of an ablation")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    for name in ("limit", "epochs"): parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--json", type=Path, default=ROWS)
+    parser.add_argument("--work", type=Path, default=Path("runs") / "accuracy", help="for the run folders")
+    parser.add_argument("--page", nargs="+", type=Path, help="write the tables into these pages")
+    parser.add_argument("--picture", type=Path, help="draw accuracy against work")
+    args = parser.parse_args(argv)
+    with report_errors():
+        if args.picture: draw(read_rows(args.json), args.picture)
+        if args.page:
+            for path in args.page:
+                text = write_block(path.read_text(), "accuracy", page(read_rows(args.json)))
+                path.write_text(text)
+        if args.page or args.picture: return
+        if not args.data: raise InputError("no data to train on. Give it: accuracy DATA.")
+        given = {k: v for k in ("limit", "epochs") if (v := getattr(args, k)) is not None}
+        data = load_data(args.data)
+        if args.plan == "rates":
+            print(lost(list(rates(data, args.seeds, args.json, args.work, **given))))
+        else:
+            runs = planned(args.plan, args.base, args.only, **given)
+            judge = "holdout" if args.plan == "ablation" else "test"
+            print(table(list(sweep(runs, args.seeds, data, args.json, args.work, judge))))
+        print(f"{machine_name()}, {', '.join(f'{k} {v}' for k, v in versions().items())}")

@@ -1,0 +1,121 @@
+"""The sweep over recipes: what it runs, what it leaves out, what it adds up to."""
+from shutil import rmtree
+
+import pytest
+from fits import KillAt, Killed
+from tiny import recipe as TINY
+from torch import nn
+
+from benchmarks import accuracy
+from benchmarks.accuracy import ABLATIONS, petaflop, planned, read_rows, sweep, table
+from cifar_fastai.errors import InputError
+from cifar_fastai.models import resnet18
+from recipes.__main__ import recipes
+
+ALL = {r.name for of_module in recipes().values() for r in of_module}
+
+
+def test_the_final_plan_trains_every_recipe_as_it_is():
+    runs = planned("final", "", None)
+    assert {r.name for _, r in runs} == ALL and {change for change, _ in runs} == {"as it is"}
+    assert [r.name for _, r in planned("final", "", ["cpu_15min"], epochs=2)] == ["cpu_15min"]
+
+
+@pytest.mark.parametrize("base", ABLATIONS)
+def test_an_ablation_changes_one_thing_at_a_time_and_asks_a_holdout(base):
+    runs = dict(planned("ablation", base, None, limit=100))
+    plain = runs["as it is"].as_dict()
+    assert all(r.valid == "holdout" and r.limit == 100 for r in runs.values())
+    for name, r in runs.items():
+        changed = {k for k, v in r.as_dict().items() if v != plain[k]}
+        assert bool(changed) == (name != "as it is") and len(changed - {"min_steps"}) <= 2, name
+    assert len({r.fingerprint() for r in runs.values()}) == len(runs)
+
+
+@pytest.mark.parametrize("wrong, says", [(("final", "", ["resnet19"]), "unknown recipe"),
+                                         (("ablation", "resnet", None), "unknown recipe with ablations"),
+                                         (("ablation", "cpu_15min", ["no flips"]), "unknown change")])
+def test_a_name_that_is_unknown_is_refused(wrong, says):
+    with pytest.raises(InputError, match=says): planned(*wrong)
+
+
+@pytest.fixture
+def swept(tmp_path, tiny_registered, learnable, undrawn, monkeypatch):
+    "A function that sweeps two variants of the tiny recipe and gives the rows; `trained`: what it trained"
+    trained, train = [], accuracy.train
+    def counted(recipe, *args, **kwargs):
+        trained.append((recipe.opt.wd, recipe.seed, kwargs["resume"]))
+        return train(recipe, *args, **kwargs, quiet=True, device="cpu")
+    monkeypatch.setattr(accuracy, "train", counted)
+    variants = [("as it is", TINY), ("more decay", TINY.but(opt={"wd": .01}))]
+    def go(seeds=(0, 1), runs=variants, judge="test", file="rows.jsonl"):
+        return list(sweep(runs, seeds, learnable, tmp_path / file, tmp_path / "work", judge))
+    go.trained, go.file, go.work = trained, tmp_path / "rows.jsonl", tmp_path / "work"
+    return go
+
+
+def test_what_the_file_has_is_not_trained_again(swept):
+    first = swept([0])
+    assert len(swept.trained) == 2 and read_rows(swept.file) == first
+    again = swept()
+    assert [t[:2] for t in swept.trained[2:]] == [(5e-4, 1), (.01, 1)] and again[:2] == first
+    kept = {"recipe", "change", "data", "fingerprint", "pictures", "accuracy", "accuracy_tta",
+            "cross_entropy", "ece", "seconds", "device", "versions", "seed", "petaflop", "lr", "settings"}
+    assert kept <= first[0].keys() and first[0]["pictures"] == 48 and first[0]["training_pictures"] == 160
+
+
+def test_a_sweep_that_was_killed_goes_on_with_the_run_that_it_had_begun(swept):
+    whole = swept([0])[0]
+    folder = next(p for p in swept.work.iterdir() if TINY.fingerprint() in p.name)
+    rmtree(folder)
+    begun, train = swept.trained[:], accuracy.train
+    with pytest.raises(Killed), pytest.MonkeyPatch.context() as m:
+        m.setattr(accuracy, "train", lambda *a, **k: train(*a, **k, cbs=KillAt("after_epoch", 1)))
+        swept([0], file="other.jsonl")
+    assert list(folder.glob("checkpoints/*.pt"))
+    row = swept([0], file="other.jsonl")[0]
+    assert swept.trained[len(begun) + 1] == (5e-4, 0, True), "resumed"
+    same = ("accuracy", "cross_entropy", "petaflop", "fingerprint")
+    assert {k: row[k] for k in same} == {k: whole[k] for k in same} and row["resumed"] != whole["resumed"]
+
+
+def test_an_ablation_tells_of_the_holdout(swept):
+    row, = swept([0], [("as it is", TINY.but(valid="holdout"))], judge="holdout")
+    assert row["judged_on"] == "holdout" and row["pictures"] == 32 and row["training_pictures"] == 128
+
+
+def test_the_table_has_mean_sd_and_the_difference_of_the_same_seeds():
+    def row(change, seed, accuracy, **more):
+        return {"recipe": "r", "change": change, "seed": seed, "accuracy": accuracy, "judged_on": "test",
+                "fingerprint": change, "data_fingerprint": "d", "epochs": 2, "training_pictures": 9,
+                "petaflop": .5, "seconds": 10 + seed, **more}
+    rows = [row("as it is", 0, .90), row("as it is", 1, .92), row("b", 0, .91, accuracy_tta=.95),
+            row("b", 1, .94)]
+    lines = table(rows).splitlines()[2:]
+    assert lines[0] == "| `r` | as it is | 2 | 91.00 ± 1.41 |  |  | 2 | 0.5 | 10 |"
+    assert lines[1] == "| `r` | b | 2 | 92.50 ± 2.12 | 95.00 | 1.50 ± 0.71 | 2 | 0.5 | 10 |"
+
+
+def test_work_is_counted_from_multiplications_and_additions_forward_and_back():
+    "A 1×1 convolution: 2·C·O·H·W forward, as much for the weights, none for pictures without gradient"
+    class Learn: model = nn.Sequential(nn.Conv2d(3, 5, 1, bias=False), nn.AdaptiveAvgPool2d(1))
+    one = petaflop(Learn, {8: 1}) * 1e15
+    assert one == 2 * 2 * 3 * 5 * 64 and petaflop(Learn, {8: 7, 16: 2}) * 1e15 == pytest.approx(one * (7 + 8))
+    Learn.model = resnet18()
+    assert petaflop(Learn, {32: 50_000 * 20}) == pytest.approx(3.33, rel=.02)
+
+
+def test_the_found_rate_is_compared_with_a_grid_around_it(swept, learnable, monkeypatch):
+    monkeypatch.setattr(accuracy, "RATES", TINY.but(valid="holdout", tta="none"))
+    monkeypatch.setattr(accuracy, "product", lambda *_: [("tiny", 32)])
+    rows = list(accuracy.rates(learnable, [0], swept.file, swept.work))
+    found = rows[0]["lr"]
+    assert [r["lr"] for r in rows] == pytest.approx([found, found / 4, found / 2, 2 * found, 4 * found])
+    best = max(r["accuracy"] for r in rows)
+    assert accuracy.lost(rows).endswith(f"lost {100 * (best - rows[0]['accuracy']):.2f}")
+    assert all(r["judged_on"] == "holdout" for r in rows)
+
+
+def test_a_broken_line_is_named(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": \n')
+    with pytest.raises(InputError, match="line 2: no JSON"): read_rows(tmp_path / "rows.jsonl")
