@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_fastai import GradCAM, load_data, load_weights
-from cifar_fastai.errors import report_errors
-from cifar_fastai.files import write_json
+from cifar_fastai.errors import InputError, report_errors
+from cifar_fastai.files import read_json, write_json
 from cifar_fastai.gradcam import default_layer, stages_of
 from cifar_fastai.gradcam.faithfulness import blob_map, insertion_deletion, paired_ci, random_maps
 from cifar_fastai.gradcam.methods import DETAIL, METHODS, upsample, with_detail
@@ -324,13 +324,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--top", type=int, default=6, help="candidates that are measured on the test set (6)")
     parser.add_argument("--n", type=int, default=500, help="test pictures (500)")
     parser.add_argument("--refs", type=int, default=0, help="test pictures for the references (0: none)")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="keeps the nets that are not measured this time")
     args = parser.parse_args(argv)
     with report_errors():
-        data, found = load_data(args.data), []
+        data = load_data(args.data)
+        about = {"data": Path(data.source).name, "data_fingerprint": data.fingerprint}
         for path in args.weights:
-            found.append(run(path, data, args.choose, args.top, args.n, args.refs))
-            print(table(found[-1]), flush=True)
-            if args.json:
-                about = machine() | {"data": Path(data.source).name, "data_fingerprint": data.fingerprint}
-                write_json(args.json, about | {"nets": found})
+            found = run(path, data, args.choose, args.top, args.n, args.refs) | {"machine": machine()}
+            print(table(found), flush=True)
+            if not args.json: continue
+            write_json(args.json, about | {"nets": [*others_in(args.json, about, found), found]})
+
+
+def others_in(path: Path, about: dict, found: dict) -> list[dict]:
+    "The nets that a file has beside `found`. Raises: InputError where it tells of other data"
+    if not path.exists(): return []
+    kept = read_json(path)
+    if {k: kept.get(k) for k in about} != about:
+        raise InputError(f"{path} was measured on other data. Name another file, or remove it.")
+    return [net for net in kept["nets"] if net["weights"] != found["weights"]]
