@@ -3,6 +3,7 @@
     python -m recipes                                  list the recipes
     python -m recipes train FILE [flags]               train the recipe of a run again, or a file of your own
     python -m recipes compare RUN ... [--out FOLDER]   tabulate and plot runs
+    python -m recipes report RUN [--data DATA]         write the page of a run anew: report.html
     python -m recipes verify RUN                       check that a run's files are whole and agree
 
 A figure stands in the list only where a file in benchmarks/results holds it, as `--seeds` writes it, measured
@@ -18,7 +19,7 @@ from pkgutil import iter_modules
 
 from cifar_fastai import cli
 from cifar_fastai.errors import InputError, UnknownName, report_errors
-from cifar_fastai.recipe import Recipe
+from cifar_fastai.recipe import Recipe, training_fields
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 
@@ -33,24 +34,23 @@ def recipes() -> dict[str, list[Recipe]]:
 
 def measured(
     recipe: Recipe,
-    folder: Path = RESULTS,      # of files as `--seeds` leaves them: seeds.json
+    folder: Path = RESULTS,      # of files as `--seeds` leaves them (seeds.json), and rows of `accuracy`
 ) -> str:
-    "mean ± sd, n and data of the results that were measured with the recipe as it now is"
+    "mean ± sd, n and data of the results that were measured with the recipe as it now trains"
     if not folder.is_dir(): return "see benchmarks/results of the repository"     # installed without it
     found, now = [], _fields(recipe)
     for path in sorted(folder.glob("*.json")):
         try: result = json.loads(path.read_text())
         except ValueError as e: raise InputError(f"{path} is no JSON ({e}). Restore or remove it.") from None
         if not isinstance(result, dict) or not isinstance(result.get("settings"), dict): continue
-        then = _fields(Recipe(name=recipe.name)) | result["settings"]
-        if then | {"name": now["name"]} == now:     # `--norm gn` runs under the main recipe's name
+        if _fields(Recipe.from_dict(result["settings"])) == now:
             found.append(f"{result['accuracy']['text']} ({result['data']})")
     return "; ".join(found) or "not measured yet"
 
 
 def _fields(recipe: Recipe) -> dict:
-    "Values as JSON has them, but for the seed"
-    return {k: v for k, v in json.loads(json.dumps(recipe.as_dict())).items() if k != "seed"}
+    "What decides the weights but for the seed; min_steps decides the batch size on other data"
+    return training_fields(recipe.but(seed=0).as_dict()) | {"min_steps": recipe.min_steps}
 
 
 def schedule(r: Recipe) -> str:
@@ -65,8 +65,8 @@ def listing() -> str:
     said = []
     for module, found in recipes().items():
         for r in found:
-            name = module if r.name == module else f"{module} --norm {r.norm}"
-            model = r.model if r.norm == "bn" else f"{r.model} with {r.norm}"
+            name = module if r.name == module else f"{module} --norm {r.build.norm}"
+            model = r.model if r.build.norm == "bn" else f"{r.model} with {r.build.norm}"
             said += [name, f"    {model}, {r.epochs} epochs, {r.opt.name}, {schedule(r)}", f"    {r.aug}",
                      f"    test accuracy: {measured(r)}", ""]
     return "\n".join([*said, "Run one with python -m recipes.<recipe>; --help shows its flags."])
@@ -116,6 +116,16 @@ def _compare(argv: list[str]) -> None:
     print(f"\nfigures and table in {out}")
 
 
+def _report(argv: list[str]) -> None:
+    parser = _parser("report", "Write the page of a run anew: report.html in its folder.")
+    parser.add_argument("run", metavar="RUN", help="a run folder")
+    parser.add_argument("--data", help="its pictures (default: where the run had them from)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 …")
+    args = parser.parse_args(argv)
+    from cifar_fastai.runs import report_again
+    print(report_again(args.run, data=args.data, device=args.device))
+
+
 def _verify(argv: list[str]) -> None:
     "Exit status 1 where something is wrong or missing, 2 where there is no run"
     parser = _parser("verify", "Check that a run's files are whole and agree.")
@@ -129,6 +139,6 @@ def _verify(argv: list[str]) -> None:
     if wrong: raise SystemExit(1)
 
 
-COMMANDS = {"train": _train, "compare": _compare, "verify": _verify}
+COMMANDS = {"train": _train, "compare": _compare, "report": _report, "verify": _verify}
 
 if __name__ == "__main__": main()

@@ -106,6 +106,7 @@ def undrawn(monkeypatch, tiny_registered):
     from cifar_fastai.runs import one_run as runs
     for name in ("write_data", "write_training", "write_interpretation"):
         monkeypatch.setattr(runs, name, lambda *args, **kwargs: {})
+    monkeypatch.setattr("cifar_fastai.runs.run_writer.write_page", lambda *args: None)
 
 
 @pytest.fixture

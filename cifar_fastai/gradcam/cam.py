@@ -177,18 +177,20 @@ class GradCAM:
         xb: Tensor,                                  # (N,C,H,W) float, normalised as in training
         target: None | int | str | Tensor = None,    # None or "pred": predicted; "true": `y`; a class; (N,)
         y: Tensor | None = None,                     # (N,) true classes, for target="true"
-        method: str = "gradcam",                     # a name in `METHODS`
+        method: str | dict[str, str] = "gradcam",    # a name in `METHODS`; or one for each map, by its name
         *,
         bs: int | None = None,                       # pictures at a time; None: all at once
         autocast: bool = False,                      # True: under the caller's autocast; False: without
     ) -> CamOutput:
         "A map for each picture. Model, generators, `.grad` and hooks are as before. Raises `InputError`"
-        if method not in METHODS: raise UnknownName("method", method, METHODS)
+        methods = {name: method if isinstance(method, str) else method[name] for name in self.names}
+        for name in methods.values():
+            if name not in METHODS: raise UnknownName("method", name, METHODS)
         if bs is not None and bs < 1: raise InputError(f"bs is {bs}. Give a number from 1 up, or None.")
         xb = plain_tensor(xb, self.model)
         target, bs = checks.target_classes(target, y, xb), bs or len(xb)
         with undisturbed(self.model, xb.device, autocast):
-            parts = [self._part(xb[i:i + bs], None if target is None else target[i:i + bs], METHODS[method])
+            parts = [self._part(xb[i:i + bs], None if target is None else target[i:i + bs], methods)
                      for i in range(0, len(xb), bs)]
         raw, target, logits = zip(*parts)
         raw = {name: torch.cat([r[name] for r in raw]) for name in self.names}
@@ -205,28 +207,28 @@ class GradCAM:
         method: str = "gradcam",
         *,
         signed: bool = False,      # maps in -1…1: what speaks against a class is negative
-        bs: int | None = None,
+        bs: int | None = None, autocast: bool = False,
     ) -> list[CamOutput]:          # one a target
         """Maps of several classes of the same pictures, on one scale: 1 is the largest value of a picture's
         maps at that layer, its predicted class's among them. A faint map of an unlikely class looks faint"""
         if signed: refuse_unsigned(method)
-        outs = [self(xb, target, y, method, bs=bs) for target in targets]
+        outs = [self(xb, target, y, method, bs=bs, autocast=autocast) for target in targets]
         predicted = outs[0].logits.argmax(1)
         there = any(torch.equal(o.target, predicted) for o in outs)
-        beside = [] if there else [self(xb, method=method, bs=bs)]
+        beside = [] if there else [self(xb, method=method, bs=bs, autocast=autocast)]
         maps = {name: heatmaps([o.raw_by_layer[name] for o in (*outs, *beside)], xb.shape[-2:], signed)
                 for name in self.names}
         found = [{name: maps[name][i] for name in maps} for i in range(len(outs))]
         return [replace(o, maps=m if len(m) > 1 else m[self.names[0]]) for o, m in zip(outs, found)]
 
-    def _part(self, xb: Tensor, target: Tensor | None, weigh: Callable) -> tuple[dict, Tensor, Tensor]:
+    def _part(self, xb: Tensor, target: Tensor | None, methods: dict) -> tuple[dict, Tensor, Tensor]:
         "Raw maps by layer, targets and logits, from one forward pass"
         with _hooked(self.model, self.layers, len(xb)) as kept: logits = self.model(xb)
         target, chosen = checks.target_logits(logits, target, len(xb))
         if not chosen.isfinite().all(): raise not_finite(self.model, xb)
         grads = _gradients(chosen.sum(), kept)       # of a sum: each picture meets only its own logit
-        raw = lambda k, weigh: _raw(kept[k], grads[k], weigh)
-        maps = {name: with_detail(raw(first, weigh), *(raw(k, METHODS["layercam"]) for k in finer))
+        raw = lambda k, method: _raw(kept[k], grads[k], METHODS[method])
+        maps = {name: with_detail(raw(first, methods[name]), *(raw(k, "layercam") for k in finer))
                 for name, (first, *finer) in self.parts.items()}
         return maps, target, logits.detach()
 

@@ -10,6 +10,6 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={   # `compare_runs` needs no fastai
     "run_writer": ["Run"], "compare": ["compare_runs"], "console": ["show_log"],
-    "one_run": ["find_lr", "fit", "learner_of", "train"],
+    "one_run": ["find_lr", "fit", "learner_of", "load_run", "report_again", "train"],
     "run_folder": ["begun", "load_recipe", "newest_run", "saved_recipe"], "seeds": ["train_seeds"],
     "verify": ["verify_run"]})

@@ -14,8 +14,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..data import load_data
 from ..errors import InputError
 from ..files import read_json, save_atomically
+from ..page import disagreements, write_comparison
 from ..plots import new_figure, offscreen, save_figure, short, text
 from ..recipe import flat
 
@@ -34,7 +36,12 @@ class SavedRun:
     results: dict              # of results.json
     recipe: dict               # of recipe.json, under dotted names
     history: pd.DataFrame      # a row an epoch
-    confusion: np.ndarray      # (C,C) counts, row: true class, column: predicted class
+    predictions: pd.DataFrame  # a row a test picture: true, predicted
+
+    @property
+    def confusion(self) -> np.ndarray:     # (C,C)
+        "Counts, row: true class, column: predicted class"
+        return pd.crosstab(self.predictions["true"], self.predictions["predicted"], dropna=False).to_numpy()
 
     @property
     def classes(self) -> list[str]: return list(self.results["accuracy_per_class"])
@@ -89,8 +96,7 @@ def _read(folder: Path) -> SavedRun:
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise InputError(f"{folder} is damaged: history.csv or predictions.csv cannot be read ({e!r}). "
                          "See python -m recipes verify.") from e
-    confusion = pd.crosstab(pairs["true"], pairs["predicted"], dropna=False).to_numpy()
-    return SavedRun(folder, results, recipe, history, confusion)
+    return SavedRun(folder, results, recipe, history, pairs)
 
 
 def grouped(runs: list[SavedRun]) -> list[Group]:
@@ -150,7 +156,7 @@ def _of_maps(results: list[dict]) -> tuple[str, str, str]:
 
 def compare_runs(
     paths: Sequence[str | Path],     # as `read_runs` takes them
-    out: str | Path,                 # a folder for comparison.csv, curves.png, accuracy.png, confusion.png
+    out: str | Path,                 # a folder for comparison.csv and .html, and three figures
 ) -> pd.DataFrame:                   # `table` of them
     "Read the runs, write a table and figures. Raises: InputError"
     groups, out = grouped(read_runs(paths)), Path(out)
@@ -161,7 +167,31 @@ def compare_runs(
         save_figure(plot_results(groups), out / "accuracy.png")
         others = [g for g in groups[1:] if g.runs[0].classes == groups[0].runs[0].classes]
         if others: save_figure(plot_confusion_difference(groups[0], others), out / "confusion.png")
+    _write_page(groups, [groups[0], *others], found, out / "comparison.html")
     return found
+
+
+def _write_page(groups: list[Group], alike: list[Group], found: pd.DataFrame, path: Path) -> None:
+    "`alike` have the classes of the first group"
+    curves = [(f"{short(g.label, 40)}, seed {r.results['seed']}", r.history.to_dict("list"))
+              for g in groups for r in g.runs]
+    shares = [(g.label, g.shares().diagonal().tolist()) for g in alike]
+    first, pairs = alike[0].runs[0], []
+    for g in alike[1:]:
+        if _pictures(g.runs[0]) != _pictures(first): continue
+        pairs += disagreements((alike[0].label, first.predictions), (g.label, g.runs[0].predictions))
+    write_comparison(path, COLUMNS, found.to_numpy().tolist(), curves, first.classes, shares, pairs,
+                     _test_pictures(first) if pairs else None)
+
+
+def _test_pictures(run: SavedRun) -> np.ndarray | None:
+    "Of the data that the run had, where it still is"
+    r, limit = run.recipe, run.recipe.get("limit")
+    begun = run.folder / "checkpoints" / "begun.json"
+    try: data = load_data(read_json(begun)["data"], size=r.get("size", 32))
+    except (InputError, LookupError, TypeError): return None
+    if limit: data = data.limit(limit, r["seed"])
+    return data.x_test if data.fingerprint == run.results["data_fingerprint"] else None
 
 
 def plot_history(groups: list[Group]) -> Figure:

@@ -13,11 +13,15 @@ from pathlib import Path
 from fastcore.basics import listify
 
 from ..data import ImageData
+from ..errors import InputError
 from ..explain import GradCAMCallback, ImageInterpretation
+from ..files import read_json
 from ..loaders import cifar_dataloaders
 from ..parts import LRFind, OneCycle
 from ..recipe import Recipe
 from ..training import ImageLearner, cifar_learner
+from ..tricks import whiten_stem
+from ..weights import read_tensors
 from .from_recipe import (
     adapted_to,
     check_names,
@@ -29,9 +33,10 @@ from .from_recipe import (
     suggestions_of,
 )
 from .report import FoundRate, write_data, write_interpretation, write_training
-from .run_writer import Run, open_run
+from .run_folder import begun, locked, recipe_of, seal_again
+from .run_writer import Run, found_rate, open_run, read_history, write_page
 
-__all__ = ["find_lr", "fit", "learner_of", "train"]
+__all__ = ["find_lr", "fit", "learner_of", "load_run", "report_again", "train"]
 
 log = logging.getLogger("cifar_fastai")
 
@@ -95,12 +100,47 @@ def learner_of(
     # a DataBlock with an Albumentations item transform (`cifar_block`) makes these
     dls = cifar_dataloaders(pictures, recipe.bs, recipe.aug, recipe.valid, recipe.seed, workers,
                             device=device)
-    opt, loss = recipe.opt, recipe.loss
-    learn = cifar_learner(dls, recipe.model, norm=recipe.norm, opt=opt.name, mom=opt.mom, wd=opt.wd,
-                          wd_norm_bias=opt.wd_norm_bias, loss_func=loss.name, smoothing=loss.smoothing,
-                          precision=precision or recipe.precision, seed=recipe.seed)
+    build, opt, loss = recipe.build, recipe.opt, recipe.loss
+    learn = cifar_learner(dls, recipe.model, norm=build.norm, zero_residual=build.zero_residual,
+                          opt=opt.name, mom=opt.mom, wd=opt.wd, wd_norm_bias=opt.wd_norm_bias,
+                          bias_lr=opt.bias_lr, head_lr=opt.head_lr, loss_func=loss.name,
+                          smoothing=loss.smoothing, precision=precision or recipe.precision, seed=recipe.seed)
+    if build.whiten: whiten_stem(learn, build.whiten)
     learn.recipe = recipe
     return learn
+
+
+def load_run(
+    folder: str | Path,                 # of a run that has ended, on this machine or another
+    data: ImageData | str | Path | None = None,   # None: where the run had it from
+    *,
+    device: str | None = None,
+    workers: int | None = None,
+) -> Run:
+    """A run from its folder: its Learner with the trained weights, its results, and `interp`, predicted anew
+    when it is first asked for. Reads safetensors and JSON alone: nothing in the folder is executed.
+    Raises: InputError for a folder that holds no whole run, or other data than the run had"""
+    folder = Path(folder)
+    recipe, before = recipe_of(folder), begun(folder)
+    results = read_json(folder / "results.json")
+    source = data if data is not None else before.get("data") or results["data"]
+    learn = learner_of(recipe, source, split=before.get("data_split"), device=device, workers=workers,
+                       precision=before.get("precision"))
+    if (has := learn.dls.data.fingerprint) != results["data_fingerprint"]:
+        raise InputError(f"{learn.dls.data.source} holds other pictures than the run in {folder} had "
+                         f"({has[:8]}, not {results['data_fingerprint'][:8]}). Give its data.")
+    tensors, _ = read_tensors(folder / "weights.safetensors")
+    learn.model.load_state_dict(tensors)
+    return Run(folder, results, learn)
+
+
+def report_again(folder: str | Path, **kwargs) -> Path:
+    "Write the page of a run that has ended anew; further arguments: `load_run`. Raises: InputError"
+    folder, run = Path(folder), load_run(folder, **kwargs)
+    with locked(folder):
+        page = write_page(run, read_history(folder), found_rate(folder))
+        seal_again(folder, page)
+    return page
 
 
 def find_lr(recipe: Recipe, learn: ImageLearner) -> FoundRate:

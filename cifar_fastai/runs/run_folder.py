@@ -4,7 +4,6 @@
     begin(folder, recipe, decided, resume=False)     # before training; `decided`: data, precision, device
     seal(folder)                                     # SHA256SUMS, last
 """
-import json
 import logging
 import os
 import re
@@ -18,13 +17,12 @@ from ..checkpoints import differences
 from ..errors import InputError
 from ..files import TEMPORARY, read_json, save_atomically, sha256_of, sweep, write_json
 from ..machine import versions
-from ..recipe import Recipe, flat
+from ..recipe import Recipe, training_fields
 
 __all__ = ["begin", "begun", "choose_folder", "remove_if_refused", "holds_run", "listed_sums", "load_recipe",
-           "locked", "newest_run", "saved_recipe", "seal", "sealed_files", "training_fields"]
+           "locked", "newest_run", "recipe_of", "saved_recipe", "seal", "seal_again", "sealed_files"]
 
 log = logging.getLogger("cifar_fastai")
-NOT_TRAINING = ("name", "explain", "tta", "min_steps")    # do not change the weights
 OWN = {"recipe.json", "log.txt", ".lock", "checkpoints"}  # one of these makes a folder a run's
 SUMS = "SHA256SUMS"                                        # written last: the run is whole
 UNSEALED = {SUMS, "log.txt", ".lock"}                      # and `checkpoints`, which have manifests
@@ -109,13 +107,6 @@ def begin(folder: Path, recipe: Recipe, decided: dict, resume: bool) -> None:
     if not begun(folder): write_json(folder / "checkpoints" / "begun.json", decided)
 
 
-def training_fields(recipe: dict) -> dict:
-    "The fields of a recipe, as JSON values under dotted names, that decide the weights"
-    found = flat({k: v for k, v in recipe.items() if k not in NOT_TRAINING})
-    if isinstance(recipe.get("lr"), dict): found = {"lr": "find"} | found
-    return json.loads(json.dumps(found))
-
-
 @contextmanager
 def remove_if_refused(folder: Path):
     "Take `folder` away again where the run inside is refused before it has begun: only its log is there"
@@ -135,6 +126,12 @@ def saved_recipe(folder: Path) -> dict:
     try: Recipe.from_dict({k: v for k, v in saved.items() if k != "aug"})
     except InputError as error: raise InputError(f"{folder}/recipe.json: {error}") from error
     return saved
+
+
+def recipe_of(folder: Path) -> Recipe:
+    "The recipe of a run, without transforms that only its module can make. Raises: InputError"
+    saved = saved_recipe(folder)
+    return Recipe.from_dict(saved | {"aug": None} if "transform" in (saved.get("aug") or {}) else saved)
 
 
 def load_recipe(
@@ -161,6 +158,13 @@ def seal(folder: Path) -> None:
     "Write SHA256SUMS, which `sha256sum -c SHA256SUMS` reads: the files of the finished run"
     lines = (f"{sha256_of(p)}  {p.relative_to(folder).as_posix()}\n" for p in sealed_files(folder))
     save_atomically(folder / SUMS, "".join(lines).encode())
+
+
+def seal_again(folder: Path, path: Path) -> None:
+    "Put one file that was written anew into SHA256SUMS, where there is one; the other lines stay as they are"
+    if not (folder / SUMS).exists(): return
+    sums = listed_sums(folder) | {path.relative_to(folder).as_posix(): sha256_of(path)}
+    save_atomically(folder / SUMS, "".join(f"{v}  {k}\n" for k, v in sorted(sums.items())).encode())
 
 
 def listed_sums(folder: Path) -> dict[str, str]:

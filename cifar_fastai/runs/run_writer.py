@@ -5,11 +5,12 @@
         fit(recipe, learn, rate, cbs=writer.callbacks())
         run = writer.finish(interp, found)
 """
+import csv
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from ..files import read_json, save_atomically, write_json
 from ..gradcam import Evidence, cam_of, warnings_of
 from ..machine import describe_device, versions
 from ..models import model_summary
+from ..page import FeatureRecorder, write_report
 from ..recipe import Recipe, counted, training_fields
 from ..training import ImageLearner
 from ..weights import About, save_weights
@@ -34,13 +36,20 @@ __all__ = ["Run", "RunWriter", "open_run"]
 log = logging.getLogger("cifar_fastai")
 
 
-@dataclass(eq=False)
 class Run:
     "What a run came to: its folder, the numbers of results.json, the Learner and the interpretation"
-    folder: Path
-    results: dict
-    learn: ImageLearner
-    interp: ImageInterpretation
+
+    def __init__(self, folder: Path, results: dict, learn: ImageLearner,
+                 interp: ImageInterpretation | None = None):    # None: predicted when it is asked for
+        self.folder, self.results, self.learn = folder, results, learn
+        if interp is not None: self.interp = interp
+
+    @cached_property
+    def interp(self) -> ImageInterpretation:
+        "Of the test set"
+        tta = self.results.get("tta", "none")
+        return ImageInterpretation.from_learner(self.learn, ds_idx=len(self.learn.dls.loaders) - 1,
+                                                tta=False if tta == "none" else tta)
 
     @property
     def accuracy(self) -> float: return self.results["accuracy"]
@@ -105,7 +114,7 @@ class RunWriter:
 
     def rate_found(self) -> FoundRate | None:
         "What the range test of the run that is resumed found"
-        return FoundRate(**read_json(self.lr_file)) if self.resume and self.lr_file.exists() else None
+        return found_rate(self.folder) if self.resume else None
 
     def keep_rate(self, found: FoundRate) -> None:
         "Save what a range test found. Raises: Stopped after a signal"
@@ -118,7 +127,8 @@ class RunWriter:
         self.board = TensorBoardLog(self.folder / "tensorboard")
         fields = training_fields(self.learn.recipe.as_dict())
         saved = Checkpoint(self.folder / "checkpoints", fields, self.checkpoint_minutes, resume=self.resume)
-        return [self.history, self.board, saved, StopOnNonFinite()]
+        self.features = FeatureRecorder()
+        return [self.history, self.board, saved, StopOnNonFinite(), self.features]
 
     def recorded(self) -> dict:
         "What the fit recorded, as `write_training` takes it. Raises: Stopped after a signal"
@@ -139,13 +149,15 @@ class RunWriter:
     def finish(self, interp: ImageInterpretation, found: FoundRate) -> Run:
         "Predictions, weights, results and TensorBoard's pictures; then the seal"
         folder, learn, data = self.folder, self.learn, self.learn.dls.data
+        recipe = learn.recipe
         write_predictions(interp, folder / "predictions.csv")
-        about = About(learn.recipe.model, learn.recipe.build.norm, tuple(data.classes), data.size, tuple(data.mean),
+        about = About(recipe.model, recipe.build.norm, tuple(data.classes), data.size, tuple(data.mean),
                       tuple(data.std))
         save_weights(folder / "weights.safetensors", learn.model, about)
         self.stop.check()
         run = Run(folder, self._results(interp, found), learn, interp)
         write_json(folder / "results.json", run.results)
+        write_page(run, self.history.rows, found, self.recorded()["lrs"], self.features.features)
         self._to_tensorboard(found)
         learn.remove_cb(self.stop)
         seal(folder)
@@ -173,6 +185,33 @@ class RunWriter:
         board.add_range_test(found.lrs, found.losses)
         board.add_graph(self.learn.model, torch.zeros(1, 3, *data.x_train.shape[1:3]))
         board.close()
+
+
+def write_page(
+    run: Run,
+    history: list[dict],          # a row an epoch
+    found: FoundRate | None,      # of the range test
+    lrs: Sequence[float] = (),    # of each step; none: the last of each epoch
+    features=None,                # of the training pictures, if the last epoch left them
+) -> Path:
+    "report.html in the folder of `run`"
+    r = run.results
+    command = f"python -m recipes train {run.folder} --data {r['data']} --seed {r['seed']}"
+    return write_report(run.folder, run.interp, r, history=history, found=found, command=command,
+                        lrs=lrs or [row["lr"] for row in history if row.get("lr")], features=features,
+                        layer=run.learn.recipe.explain.layer)
+
+
+def found_rate(folder: Path) -> FoundRate | None:
+    "What the range test of a run found; None where its rate was given"
+    path = folder / "checkpoints" / "lr_find.json"
+    return FoundRate(**read_json(path)) if path.exists() else None
+
+
+def read_history(folder: Path) -> list[dict]:
+    "The rows of history.csv; a cell that is empty is None"
+    with open(folder / "history.csv", newline="") as file:
+        return [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 def _n_parameters(model) -> int: return sum(p.numel() for p in model.parameters())

@@ -13,7 +13,16 @@ from ..errors import InputError
 from ..files import TEMPORARY, read_json, sha256_of
 from ..machine import versions
 from ..weights import read_tensors
-from .run_folder import SUMS, begun, holds_run, listed_sums, load_recipe, saved_recipe, sealed_files
+from .run_folder import (
+    SUMS,
+    begun,
+    holds_run,
+    listed_sums,
+    load_recipe,
+    recipe_of,
+    saved_recipe,
+    sealed_files,
+)
 
 __all__ = ["verify_run"]
 
@@ -119,7 +128,7 @@ def _weights(folder: Path) -> Iterator[str]:
         classes = list(read_json(folder / "results.json").get("accuracy_per_class", {}))
         if classes != list(about.classes): yield "weights.safetensors and results.json have different classes"
     last = CheckpointStore(folder / "checkpoints").newest()
-    if last is None or saved_recipe(folder).get("keep", "last") != "last": return
+    if last is None or recipe_of(folder).keep.name != "last": return
     with suppress(InputError):                             # said by `_checkpoints`
         saved = verified(last)["model"]
         same = saved.keys() == tensors.keys() and all(v.equal(tensors[k]) for k, v in saved.items())

@@ -104,7 +104,7 @@ def test_the_difference_of_confusions_is_that_of_shares_averaged_over_seeds(runs
 def test_table_and_figures_are_left_in_a_folder(runs, tmp_path):
     made = compare_runs([runs / "seeds", runs / "long"], tmp_path / "out")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"comparison.csv", "curves.png", "accuracy.png",
-                                                             "confusion.png"}
+                                                             "confusion.png", "comparison.html"}
     written = pd.read_csv(tmp_path / "out" / "comparison.csv", dtype=str)
     assert written.equals(made.astype(str)) and len(written) == 2
 

@@ -61,7 +61,7 @@ def test_every_file_is_there_and_no_other(done):
     found = {p.relative_to(done[0]).as_posix() for p in done[0].rglob("*") if p.is_file()}
     figures = {f"figures/{n}.png" for n in FIGURES}
     assert found >= FILES | figures
-    others = {"figures", "tensorboard", "checkpoints", "SHA256SUMS", "model.txt"}
+    others = {"figures", "tensorboard", "checkpoints", "SHA256SUMS", "model.txt", "report.html"}
     assert {f.split("/")[0] for f in found} - FILES == others
     assert not [f for f in found if f.endswith(".tmp") or "lock" in f]
 

@@ -1,0 +1,84 @@
+"""A run comes back from its folder: its net, its predictions, its page; nothing in it is unpickled."""
+import json
+import pickle
+import re
+
+import pytest
+import torch
+from tiny import learnable as make, recipe as TINY, write_folder
+
+from cifar_fastai.errors import InputError
+from cifar_fastai.runs import load_run, report_again, train, verify_run
+from recipes.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_registered):
+    "A run on a folder of pictures"
+    data = write_folder(make(), tmp_path_factory.mktemp("pictures"))
+    return train(TINY, data, tmp_path_factory.mktemp("runs") / "one", quiet=True, device="cpu")
+
+
+def test_it_predicts_as_it_did(trained):
+    again = load_run(trained.folder, device="cpu")
+    assert torch.equal(again.interp.preds, trained.interp.preds) and again.accuracy == trained.accuracy
+    assert torch.equal(again.interp.tta, trained.interp.tta) and again.results == trained.results
+    assert again.learn.recipe == trained.learn.recipe and again.interp.accuracy == trained.accuracy
+
+
+def test_it_can_be_trained_further_and_explained(trained):
+    learn = load_run(trained.folder, device="cpu").learn
+    with learn.no_logging(), learn.no_bar(): learn.fit_one_cycle(1, .01)
+    assert learn.gradcam(0)[1].raw.shape[0] == 1
+
+
+def test_nothing_is_unpickled(trained, monkeypatch):
+    def refuse(*args, **kwargs): raise AssertionError("unpickled")
+    for owner, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
+        monkeypatch.setattr(owner, name, refuse)
+    load_run(trained.folder, device="cpu")
+
+
+def test_other_pictures_are_refused_and_the_same_ones_taken_from_elsewhere(trained, tmp_path):
+    with pytest.raises(InputError, match="holds other pictures than the run"):
+        load_run(trained.folder, write_folder(make(seed=5), tmp_path / "other"), device="cpu")
+    moved = load_run(trained.folder, write_folder(make(), tmp_path / "same"), device="cpu")
+    assert moved.interp.accuracy == trained.accuracy
+
+
+@pytest.mark.parametrize("gone", ["weights.safetensors", "results.json", "recipe.json"])
+def test_a_folder_without_one_of_its_files_is_refused(trained, tmp_path, gone):
+    from shutil import copytree
+    folder = copytree(trained.folder, tmp_path / "run")
+    (folder / gone).unlink()
+    with pytest.raises(InputError, match=gone.split(".")[0]): load_run(folder, device="cpu")
+
+
+def mistakes(folder) -> list[int]:
+    data = json.loads(re.search(r'id="data">(.*?)</script>', (folder / "report.html").read_text(), re.S)[1])
+    return data["index"][:data["mistakes"]]
+
+
+def test_every_run_has_a_page_with_its_mistakes(trained):
+    assert mistakes(trained.folder) == trained.interp.misclassified().tolist()
+    assert (trained.folder / "report.html").stat().st_size < 1e6
+
+
+def test_the_page_is_written_anew_and_the_run_stays_whole(trained, capsys):
+    page = trained.folder / "report.html"
+    before = mistakes(trained.folder)
+    page.unlink()
+    main(["report", str(trained.folder), "--device", "cpu"])
+    assert capsys.readouterr().out.strip().endswith(str(page)) and mistakes(trained.folder) == before
+    assert verify_run(trained.folder)[0] == []
+
+
+def test_a_run_whose_page_was_changed_by_hand_is_not_sealed_by_another_file(trained):
+    table = trained.folder / "predictions.csv"
+    kept = table.read_text()
+    table.write_text(kept + "1")
+    report_again(trained.folder, device="cpu")
+    wrong = verify_run(trained.folder)[0]
+    table.write_text(kept)
+    assert any("predictions.csv is not what was written" in line for line in wrong)
+    assert verify_run(trained.folder)[0] == []
