@@ -3,6 +3,9 @@
     python -m recipes                                  list the recipes
     python -m recipes train FILE [flags]               train the recipe of a run again, or a file of your own
     python -m recipes compare RUN ... [--out FOLDER]   tabulate and plot runs
+    python -m recipes predict RUN PICTURE ...          predict the classes of pictures: files, folders
+    python -m recipes explain RUN PICTURE ... --out F  draw heat maps over pictures
+    python -m recipes export RUN --onnx F              export the net, compared with torch
     python -m recipes report RUN [--data DATA]         write the page of a run anew: report.html
     python -m recipes verify RUN                       check that a run's files are whole and agree
 
@@ -116,6 +119,72 @@ def _compare(argv: list[str]) -> None:
     print(f"\nfigures and table in {out}")
 
 
+def _net_parser(command: str, about: str) -> argparse.ArgumentParser:
+    parser = _parser(command, about)
+    parser.add_argument("run", metavar="RUN", help="a run folder, or its weights.safetensors")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 …")
+    return parser
+
+
+def _predict(argv: list[str]) -> None:
+    "Exit status 1 where a picture could not be read; the others are predicted"
+    parser = _net_parser("predict", "Predict the classes of pictures.")
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, folders, - for standard input")
+    parser.add_argument("--top", type=int, default=1, metavar="K", help="so many classes of each (1)")
+    kinds = parser.add_mutually_exclusive_group()
+    for kind in ("json", "csv"):
+        kinds.add_argument(f"--{kind}", action="store_true", help=f"print {kind.upper()}")
+    args = parser.parse_args(argv)
+    if args.top < 1: raise InputError(f"--top {args.top}: give 1 or more.")
+    from cifar_fastai.data import read_picture
+    from cifar_fastai.serve import TABLES, Classifier, find_pictures, prediction_rows
+    net, names, read, unread = Classifier.load(args.run, args.device), [], [], 0
+    for picture in find_pictures(args.pictures):
+        try: read.append(read_picture(picture.source, net.size, picture.name))
+        except InputError as error:
+            print(f"cifar_fastai: {error}", file=sys.stderr)
+            unread += 1
+        else: names.append(picture.name)
+    if read:
+        rows = prediction_rows(names, net.probabilities(read), net.classes, args.top)
+        print(TABLES["json" if args.json else "csv" if args.csv else "text"](rows))
+    if unread: raise SystemExit(1)
+
+
+def _explain(argv: list[str]) -> None:
+    parser = _net_parser("explain", "Draw the heat map of a net over pictures.")
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, folders, - for standard input")
+    parser.add_argument("--layer", nargs="+", default=[], help="such as layer3; default: layer4+layer2")
+    parser.add_argument("--method", default="gradcam",
+                        help="gradcam, hirescam, xgradcam, layercam or gradcam++")
+    parser.add_argument("--target", metavar="CLASS", help="class of the map (default: the predicted one)")
+    parser.add_argument("--alpha", type=float, default=.5, help="weight of the colours, 0 to 1 (0.5)")
+    parser.add_argument("--out", required=True, metavar="FILE.png")
+    args = parser.parse_args(argv)
+    if not 0 <= args.alpha <= 1: raise InputError(f"--alpha {args.alpha}: give a number from 0 to 1.")
+    if Path(args.out).suffix.lower() != ".png": raise InputError(f"--out {args.out}: name a .png file.")
+    from cifar_fastai.serve import TABLES, Classifier, explain_pictures, find_pictures
+    net = Classifier.load(args.run, args.device)
+    rows = explain_pictures(net, find_pictures(args.pictures), args.out, args.layer, args.method, args.target,
+                            args.alpha)
+    print(TABLES["text"](rows))
+    print(args.out)
+
+
+def _export(argv: list[str]) -> None:
+    parser = _net_parser("export", "Export a net, and compare what it gives with torch.")
+    parser.add_argument("--onnx", metavar="FILE", help="ONNX; onnxruntime compares it")
+    parser.add_argument("--pt2", metavar="FILE", help="what torch.export.load reads")
+    parser.add_argument("--normalised", action="store_true", help="the graph takes normalised pictures")
+    args = parser.parse_args(argv)
+    if not (args.onnx or args.pt2): raise InputError("no file to export to. Give --onnx FILE or --pt2 FILE.")
+    from cifar_fastai.serve import Classifier, export_onnx, export_torch
+    for path, write in ((args.onnx, export_onnx), (args.pt2, export_torch)):
+        if path is None: continue
+        off = write(Classifier.load(args.run, "cpu"), path, not args.normalised)
+        print(f"{path}: logits within {off:.1e} of torch's")
+
+
 def _report(argv: list[str]) -> None:
     parser = _parser("report", "Write the page of a run anew: report.html in its folder.")
     parser.add_argument("run", metavar="RUN", help="a run folder")
@@ -139,6 +208,7 @@ def _verify(argv: list[str]) -> None:
     if wrong: raise SystemExit(1)
 
 
-COMMANDS = {"train": _train, "compare": _compare, "report": _report, "verify": _verify}
+COMMANDS = {"train": _train, "compare": _compare, "predict": _predict, "explain": _explain, "export": _export,
+            "report": _report, "verify": _verify}
 
 if __name__ == "__main__": main()

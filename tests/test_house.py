@@ -8,7 +8,7 @@ import cifar_fastai
 
 HOUSE = Path(cifar_fastai.__file__).parent
 # each may import those to its left; `|` parts floors, on one of which nobody imports a neighbour
-ORDER = ("errors machine | files policy models gradcam parts | data plots weights recipe | loaders "
+ORDER = ("errors machine | files policy models gradcam parts | data plots weights recipe | loaders serve "
          "| training | checkpoints tricks | explain | page | runs | cli")
 FLOORS = [floor.split() for floor in ORDER.split("|")]
 FLOOR = {name: k for k, floor in enumerate(FLOORS) for name in floor}
@@ -97,8 +97,8 @@ def test_a_folder_has_at_most_ten_rooms_and_a_room_at_most_260_lines():
 
 def test_the_house_does_not_grow_unseen():
     "A new feature pays for its lines: the page of a run, tricks. Lower these with each step that simplifies"
-    assert len([p for p in ROOMS if p.stem != "__init__"]) <= 72
-    assert sum(len(p.read_text().splitlines()) for p in ROOMS) < 10780
+    assert len([p for p in ROOMS if p.stem != "__init__"]) <= 77
+    assert sum(len(p.read_text().splitlines()) for p in ROOMS) < 11120
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

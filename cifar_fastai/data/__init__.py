@@ -8,6 +8,7 @@ A folder of your own: trees (a folder or .zip), layouts and label_tables (which 
 pictures (one file), folders (all of them, cached). The official files: archives and archive_members.
 """
 from .image_data import ImageData
+from .pictures import SUFFIXES
 from .sources import NAMES, already_here, load_data, read_picture
 
-__all__ = ["ImageData", "NAMES", "already_here", "load_data", "read_picture"]
+__all__ = ["ImageData", "NAMES", "SUFFIXES", "already_here", "load_data", "read_picture"]

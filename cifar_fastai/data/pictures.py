@@ -24,7 +24,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "PPM", "T
 
 def read_picture(
     source,            # path, bytes, PIL image, array (H,W[,1|3|4]) of uint8, uint16, bool, float in 0…1
-    size: int = 32,    # the side of the result
+    size: int | None = 32,   # the side of the result; None: the picture's own height and width
     name: str = "",    # what messages call it; else its path
 ) -> np.ndarray:       # (size,size,3) uint8
     """One picture by one rule: first frame; turned as EXIF says; 16 bits scaled to 8; palette, grey and CMYK
@@ -58,7 +58,7 @@ def _read(source, size):
     elif not isinstance(source, str | os.PathLike): raise InputError("not a path, bytes, PIL image, array")
     with Image.open(source, formats=_formats()) as im:
         if im.width * im.height > MAX_PIXELS: raise InputError(f"{im.width}×{im.height} pixels are too many")
-        if im.format == "JPEG": im.draft("RGB", (4 * size, 4 * size))
+        if im.format == "JPEG" and size: im.draft("RGB", (4 * size, 4 * size))
         return _squeeze(im, size)
 
 
@@ -66,7 +66,7 @@ def _squeeze(im, size):
     from PIL import Image, ImageOps
     if im.format != "JPEG" or im.info.keys() & {"exif", "xmp"}: im = ImageOps.exif_transpose(im)
     im = _rgb(im)
-    if im.size != (size, size): im = im.resize((size, size), Image.Resampling.BILINEAR)
+    if size and im.size != (size, size): im = im.resize((size, size), Image.Resampling.BILINEAR)
     return np.array(im)
 
 

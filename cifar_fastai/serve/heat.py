@@ -1,0 +1,68 @@
+"""What `explain` draws: the heat map over the picture, at the picture's own size; a grid of several."""
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data import read_picture
+from ..files import save_atomically
+from ..gradcam import cam_of, default_layer, heatmap
+from ..plots import Tile, offscreen, overlay, save_figure, short, show_tiles
+from .classifier import Classifier
+from .pictures import Named
+
+__all__ = ["explain_pictures"]
+
+
+def explain_pictures(
+    net: Classifier,
+    pictures: Sequence[Named],
+    out: str | Path,                 # a PNG
+    layers: Sequence[str] = (),      # none: the default one
+    method: str = "gradcam",         # one of `gradcam.METHODS`
+    target: str | None = None,       # a class; None: each picture's predicted class
+    alpha: float = .5,               # weight of the colours
+) -> list[dict]:                     # picture, predicted class, its probability, class of the map
+    """Draw the maps into `out`: one picture and layer at the picture's own size, several as a grid.
+    Raises: InputError for a picture, layer, method or class that will not do"""
+    whole = [read_picture(p.source, None, p.name) for p in pictures]
+    xb = net.inputs([read_picture(p.source, net.size, p.name) for p in pictures])
+    cam = cam_of(net.net, list(layers) or default_layer(net.net))
+    wanted = None if target is None else net.class_number(target)
+    found = cam(xb, wanted, method=method, bs=64)
+    probs = found.logits.float().softmax(1).cpu()
+    rows = [{"picture": p.name, "class": net.classes[k], "probability": round(probs[i, k].item(), 6),
+             "map of": net.classes[t]} for i, (p, k, t) in
+            enumerate(zip(pictures, probs.argmax(1).tolist(), found.target.tolist()))]
+    drawn = [[_over(image, raw[i:i + 1], alpha) for raw in found.raw_by_layer.values()]
+             for i, image in enumerate(whole)]
+    if len(whole) == len(cam.names) == 1: _save_picture(drawn[0][0], out)
+    else: _save_grid(whole, drawn, rows, cam.names, out)
+    return rows
+
+
+def _over(image: np.ndarray, raw: torch.Tensor, alpha: float) -> np.ndarray:     # (H,W,3) float
+    "The map at the size of the picture, which was squeezed to a square for the net, and so is stretched back"
+    heat = heatmap(raw.cpu(), image.shape[:2])[0].numpy()
+    return overlay(image, heat, alpha=alpha)
+
+
+def _save_picture(image: np.ndarray, out: str | Path) -> None:
+    import io
+
+    from PIL import Image
+    file = io.BytesIO()
+    Image.fromarray((255 * image).round().clip(0, 255).astype(np.uint8)).save(file, "PNG")
+    save_atomically(out, file.getvalue())
+
+
+def _save_grid(whole, drawn, rows: list[dict], layers: Sequence[str], out: str | Path) -> None:
+    groups = []
+    for image, maps, row in zip(whole, drawn, rows):
+        said = f"{short(row['class'], 14)} {100 * row['probability']:.0f} %"
+        tiles = [Tile(image, said, short(Path(row["picture"]).name, 20))]
+        why = "why" if row["map of"] == row["class"] else "where"
+        groups.append(tiles + [Tile(m, f"{why} {short(row['map of'], 14)}", layer)
+                               for m, layer in zip(maps, layers)])
+    with offscreen(): save_figure(show_tiles(groups, ncols=1 if len(layers) > 1 else None), out)

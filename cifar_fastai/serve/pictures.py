@@ -1,0 +1,40 @@
+"""The pictures that a command is given: files, folders, standard input."""
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data import SUFFIXES
+from ..errors import InputError
+
+__all__ = ["Named", "find_pictures"]
+
+
+@dataclass(frozen=True)
+class Named:
+    "A picture that is to be read, and what messages call it"
+    name: str
+    source: Path | bytes
+
+
+def find_pictures(
+    given: Iterable[str],     # files, folders (also pictures in folders inside), "-": standard input
+) -> list[Named]:
+    "In the order given, those of a folder by name. Raises: InputError for what is not there, or nothing"
+    found = [picture for what in given for picture in _found(what)]
+    if not found: raise InputError("no picture was given. Name files or folders, or - for standard input.")
+    return found
+
+
+def _found(what: str) -> Iterator[Named]:
+    if what == "-":
+        yield Named("standard input", sys.stdin.buffer.read())
+        return
+    path = Path(what).expanduser()
+    if not path.exists(): raise InputError(f"picture {what} is not there. Check the path.")
+    if not path.is_dir():
+        yield Named(str(path), path)
+        return
+    inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not inside: raise InputError(f"folder {what} holds no pictures. Give another.")
+    yield from (Named(str(p), p) for p in inside)
