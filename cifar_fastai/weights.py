@@ -4,6 +4,7 @@
     probs = net(normalised pictures).softmax(1)          # about.classes, about.mean, about.std
 """
 import json
+import logging
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from .errors import InputError
 from .files import save_atomically
 from .models import create_model
+
+log = logging.getLogger("cifar_fastai")
 
 __all__ = ["About", "load_weights", "read_tensors", "save_weights"]
 
@@ -39,13 +42,30 @@ def save_weights(
     return save_atomically(path, save(tensors, {"cifar_fastai": json.dumps(asdict(about))}))
 
 
-def load_weights(path: str | Path) -> tuple[nn.Module, About]:
-    "The net in eval mode, on the CPU, and what is known of it. Raises: InputError where it is not whole"
+def load_weights(
+    path: str | Path,
+    into: nn.Module | None = None,     # another net, such as `learn.model`, which takes what fits
+) -> tuple[nn.Module, About]:
+    """The net in eval mode, on the CPU, and what is known of it; or `into`, as it was but for the tensors
+    that it has of the same name and shape. Those left out are named in a log line. Raises: InputError where
+    the file is not whole, or nothing fits"""
     tensors, about = read_tensors(path)
+    if into is not None: return _fill(into, tensors, path), about
     with _told(path):
         net = create_model(about.model, len(about.classes), norm=about.norm)
         net.load_state_dict(tensors)
     return net.eval(), about
+
+
+def _fill(net: nn.Module, tensors: dict[str, Tensor], path) -> nn.Module:
+    own = net.state_dict()
+    fits = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
+    if not any(v.is_floating_point() and v.ndim for v in fits.values()):
+        raise InputError(f"nothing in {path} fits this net. Give the weights of the same architecture.")
+    left = sorted((tensors.keys() | own.keys()) - fits.keys())
+    if left: log.warning("left out of %s: %s", path, ", ".join(left))
+    net.load_state_dict(own | fits)
+    return net
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], About]:

@@ -89,3 +89,27 @@ def test_what_is_no_net_of_ours_is_refused_in_one_line(net, tmp_path, how):
     with pytest.raises(InputError, match="w.safetensors.*Give the weights.safetensors of a run") as error:
         load_weights(path)
     assert "\n" not in str(error.value)
+
+
+def test_another_net_takes_what_fits_and_the_rest_is_named(tmp_path, caplog, tiny_registered):
+    from tiny import tiny_net
+    torch.manual_seed(0)
+    trained, other = tiny_net(4), tiny_net(7)
+    about = About("tiny", "bn", tuple("abcd"), 16, (.5,) * 3, (.2,) * 3)
+    save_weights(tmp_path / "w.safetensors", trained, about)
+    head = other.fc.weight.detach().clone()
+    other.train()
+    net, about = load_weights(tmp_path / "w.safetensors", into=other)
+    assert net is other and net.training and about.classes == tuple("abcd")
+    now = other.state_dict()
+    same = {k for k, v in trained.state_dict().items() if v.shape == now[k].shape and v.equal(now[k])}
+    assert same >= {"layer1.0.weight", "layer3.1.running_mean"} and torch.equal(other.fc.weight, head)
+    assert "left out of" in caplog.text and "fc.bias, fc.weight" in caplog.text
+
+
+def test_a_net_that_nothing_fits_is_refused(tmp_path, tiny_registered):
+    from tiny import tiny_net
+    about = About("tiny", "bn", tuple("abcd"), 16, (.5,) * 3, (.2,) * 3)
+    save_weights(tmp_path / "w.safetensors", tiny_net(4), about)
+    with pytest.raises(InputError, match="nothing in .* fits this net"):
+        load_weights(tmp_path / "w.safetensors", into=torch.nn.Linear(3, 2))

@@ -1,0 +1,90 @@
+"""The notebooks run from top to bottom, say what they should, and are committed without outputs."""
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+ALL = sorted(FOLDER.glob("*.ipynb"))
+
+
+def cells(path: Path) -> list[dict]: return json.loads(path.read_text())["cells"]
+
+
+def test_there_are_the_four(): assert [p.name[:2] for p in ALL] == ["01", "02", "03", "04"]
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
+def test_they_are_committed_without_outputs_and_are_valid(path):
+    nbformat = pytest.importorskip("nbformat")
+    nbformat.validate(nbformat.read(path, 4))
+    code = [c for c in cells(path) if c["cell_type"] == "code"]
+    assert all(not c["outputs"] and c["execution_count"] is None for c in code) and len(code) >= 5
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
+def test_every_cell_is_python(path):
+    for c in cells(path):
+        source = re.sub(r"(?m)^%.*$", "", "".join(c["source"]))
+        if c["cell_type"] == "code": compile(source, path.name, "exec")
+
+
+@pytest.fixture(scope="module")
+def executed():
+    "The name of a notebook → its cells after a run with two epochs, in a kernel of its own"
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+
+    def run(name: str, folder: Path) -> list[dict]:
+        path = next(p for p in ALL if p.name.startswith(name))
+        book = nbformat.read(path, 4)
+        for c in book.cells: c.source = re.sub(r"(?m)^EPOCHS = \d+", "EPOCHS = 2", c.source)
+        nbclient.NotebookClient(book, timeout=280, kernel_name="python3",
+                                resources={"metadata": {"path": str(folder)}}).execute()
+        return book.cells
+    return run
+
+
+def printed(found: list[dict]) -> str:
+    "Text on standard output and values"
+    outputs = [o for c in found for o in c.get("outputs", [])]
+    return "\n".join(o.get("text") or o.get("data", {}).get("text/plain", "") for o in outputs)
+
+
+def complaints(found: list[dict]) -> list[str]:
+    return [o["text"] for c in found for o in c.get("outputs", []) if o.get("name") == "stderr"]
+
+
+def pictures(found: list[dict]) -> int:
+    return sum("image/png" in o.get("data", {}) for c in found for o in c.get("outputs", []))
+
+
+@pytest.mark.slow
+def test_train(executed, tmp_path):
+    found = executed("01", tmp_path)
+    text = printed(found)
+    accuracy, mistakes = re.search(r"accuracy ([\d.]+)%.* (\d+) mistakes of 360", text).groups()
+    assert float(accuracy) > 60 and float(accuracy) == pytest.approx(100 - int(mistakes) / 3.6, abs=.01)
+    assert all(name in text for name in ("valley", "slide", "minimum", "steep", "peak"))
+    assert pictures(found) >= 5 and complaints(found) == []
+
+
+@pytest.mark.slow
+def test_explain(executed, tmp_path):
+    found = executed("02", tmp_path)
+    text = printed(found)
+    assert float(re.search(r"accuracy ([\d.]+)%", text)[1]) > 50
+    assert len(re.findall(r"insertion [\d.]+, deletion [\d.]+ \(noise", text)) == 2
+    assert pictures(found) >= 5 and complaints(found) == []
+
+
+@pytest.mark.slow
+def test_your_own_pictures(executed, tmp_path):
+    found = executed("03", tmp_path)
+    text = printed(found)
+    assert "['four', 'one', 'three', 'two', 'zero']" in text and "5 classes" in text
+    assert float(re.search(r"([\d.]+)% of \d+ test pictures", text)[1]) > 40
+    assert "'report.html'" in text and "'weights.safetensors'" in text
+    assert len(re.findall(r"\('\d{4}\.png', '\w+', '\d+%'\)", text)) == 4
+    assert all("left out of" in line and "fc.weight" in line for line in complaints(found))
