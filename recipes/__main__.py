@@ -6,6 +6,7 @@
     python -m recipes predict RUN PICTURE ...          predict the classes of pictures: files, folders
     python -m recipes explain RUN PICTURE ... --out F  draw heat maps over pictures
     python -m recipes export RUN --onnx F              export the net, compared with torch
+    python -m recipes app RUN                          try the net in a browser, on this machine
     python -m recipes report RUN [--data DATA]         write the page of a run anew: report.html
     python -m recipes verify RUN                       check that a run's files are whole and agree
 
@@ -185,6 +186,18 @@ def _export(argv: list[str]) -> None:
         print(f"{path}: logits within {off:.1e} of torch's")
 
 
+def _app(argv: list[str]) -> None:
+    parser = _net_parser("app", "Try the net of a run in a browser.")
+    parser.add_argument("--host", default="127.0.0.1", help="127.0.0.1: this machine alone")
+    parser.add_argument("--port", type=int, help="default: the first that is free from 7860 on")
+    args = parser.parse_args(argv)
+    from cifar_fastai.serve import Classifier, build_app, mistakes_of
+    app = build_app(Classifier.load(args.run, args.device), mistakes_of(args.run))
+    app.launch(server_name=args.host, server_port=args.port, quiet=True, prevent_thread_lock=True)
+    print(f"at {app.local_url}; Ctrl-C ends it", flush=True)
+    app.block_thread()
+
+
 def _report(argv: list[str]) -> None:
     parser = _parser("report", "Write the page of a run anew: report.html in its folder.")
     parser.add_argument("run", metavar="RUN", help="a run folder")
@@ -209,6 +222,6 @@ def _verify(argv: list[str]) -> None:
 
 
 COMMANDS = {"train": _train, "compare": _compare, "predict": _predict, "explain": _explain, "export": _export,
-            "report": _report, "verify": _verify}
+            "app": _app, "report": _report, "verify": _verify}
 
 if __name__ == "__main__": main()
