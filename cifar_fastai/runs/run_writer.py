@@ -226,4 +226,5 @@ def _announce(run: Run) -> None:
     log.info("test        %.2f %% of %s%s; cross-entropy %.4f, %s", 100 * r["accuracy"],
              counted(r["pictures"], "picture"), tta, r["cross_entropy"], counted(r["mistakes"], "mistake"))
     log.info("took        %.0f s", r["seconds"])
+    log.info("page        %s", (run.folder / "report.html").resolve().as_uri())
     log.info("folder      %s", run.folder)
