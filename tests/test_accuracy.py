@@ -12,6 +12,7 @@ from cifar_fastai.errors import InputError
 from cifar_fastai.models import resnet18
 from recipes.__main__ import recipes
 
+pytestmark = pytest.mark.no_rounding
 ALL = {r.name for of_module in recipes().values() for r in of_module}
 
 

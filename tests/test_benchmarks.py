@@ -296,3 +296,20 @@ def test_the_other_libraries_maps_come_from_their_own_code():
         ours = maps.GradCAM(net, "layer4")(xb, target, method=method).maps
         assert found[name].shape == (6, 16, 16)
         assert all(close(a, b) for a, b in zip(found[name], ours) if b.any())
+
+
+def test_the_maps_of_other_nets_stay_in_the_file_and_those_of_other_data_are_refused(tmp_path):
+    path, about = tmp_path / "maps.json", {"data": "jpeg", "data_fingerprint": "a"}
+    assert maps.others_in(path, about, {"weights": "x"}) == []
+    path.write_text(json.dumps(about | {"nets": [{"weights": "x", "n": 1}, {"weights": "y", "n": 2}]}))
+    assert maps.others_in(path, about, {"weights": "x"}) == [{"weights": "y", "n": 2}]
+    with pytest.raises(InputError, match="measured on other data"):
+        maps.others_in(path, about | {"data_fingerprint": "b"}, {"weights": "x"})
+
+
+def test_the_default_map_is_timed_beside_a_forward_pass():
+    from benchmarks import gradcam
+    times = {"ours": [1.], "layer4": [1.1], "default": [1.8], "forward": [1.]}
+    rows = gradcam._rows(times, "Grad-CAM of 64 pictures at layer3, fp32, cpu")
+    row = next(r for r in rows if "default" in r.work)
+    assert row.measured == pytest.approx(1.8) and row.goal == 2 and row.passes and "default 36" in row.note

@@ -10,6 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+pytestmark = pytest.mark.no_rounding
 SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
 
 

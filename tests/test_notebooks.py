@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
+pytestmark = pytest.mark.no_rounding
 ALL = sorted(FOLDER.glob("*.ipynb"))
 
 

@@ -19,7 +19,8 @@ from cifar_fastai.training import cifar_learner
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
+              pytest.mark.no_rounding]
 HOSTILE = ("<script>alert(1)</script>", "\"quotes\" & 'more'", "犬", "a" * 200)
 
 
