@@ -130,7 +130,7 @@ def test_the_list_names_every_recipe_and_invents_no_figure():
     assert "jitter=(0.0, 0.1, 0.2, 0.1)" in blocks["resnet18_jitter_20ep"]
     assert max(map(len, listing().splitlines())) <= 106, "fits a terminal"
     assert schedule(ALL["resnet18_adam_20ep"]) == "one_cycle, linear, peak at epoch 5"
-    for r in ALL.values(): assert measured(r) == "not measured yet" or "n=" in measured(r)
+    for r in ALL.values(): assert re.fullmatch(r"(\d.* n=\d+ \(\w+\)(; )?)*(nobody has run .*)?", measured(r))
 
 
 def test_a_figure_is_shown_while_it_was_measured_with_these_very_values(tmp_path):
@@ -139,10 +139,15 @@ def test_a_figure_is_shown_while_it_was_measured_with_these_very_values(tmp_path
     found = {"recipe": r.name, "data": "cifar10", "settings": settings, "accuracy": {"text": "94.00% ± 0.10"}}
     (tmp_path / "a.json").write_text(json.dumps(found))
     (tmp_path / "rows.json").write_text('{"rows": []}')
-    assert measured(r, tmp_path) == "94.00% ± 0.10 (cifar10)"
+    nobody = "nobody has run it on all of CIFAR-10"
+    assert measured(r, tmp_path) == f"94.00% ± 0.10 (cifar10); {nobody}"
     assert measured(r.but(name="mine", seed=5), tmp_path) == measured(r, tmp_path), "neither changes a result"
-    assert measured(r.but(opt={"wd": 1e-3}), tmp_path) == "not measured yet"
-    assert measured(ALL["resnet34_20ep"], tmp_path) == "not measured yet"
+    assert measured(r.but(opt={"wd": 1e-3}), tmp_path) == measured(ALL["resnet34_20ep"], tmp_path) == nobody
+    row = {"judged_on": "test", "data": "jpeg", "settings": json.loads(json.dumps(r.but(seed=3).as_dict()))}
+    lines = [row | {"accuracy": .9}, row | {"accuracy": .92}, row | {"accuracy": .1, "judged_on": "holdout"}]
+    (tmp_path / "accuracy.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert measured(r, tmp_path) == "94.00% ± 0.10 (cifar10); 91.00% ± 1.41 points, n=2 (jpeg)"
+    assert measured(ALL["resnet34_20ep"], tmp_path) == nobody
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(InputError, match="broken.json is no JSON"): measured(r, tmp_path)
 

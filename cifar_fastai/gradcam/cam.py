@@ -183,7 +183,7 @@ class GradCAM:
         autocast: bool = False,                      # True: under the caller's autocast; False: without
     ) -> CamOutput:
         "A map for each picture. Model, generators, `.grad` and hooks are as before. Raises `InputError`"
-        methods = {name: method if isinstance(method, str) else method[name] for name in self.names}
+        methods = {name: method if isinstance(method, str) else method.get(name, "") for name in self.names}
         for name in methods.values():
             if name not in METHODS: raise UnknownName("method", name, METHODS)
         if bs is not None and bs < 1: raise InputError(f"bs is {bs}. Give a number from 1 up, or None.")

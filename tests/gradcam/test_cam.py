@@ -490,3 +490,34 @@ def test_signed_maps_are_refused_where_a_method_has_no_sign(net, xb):
     for method in SIGNED:
         out, = GradCAM(net, "body").together(xb, [0], method=method, signed=True)
         assert out.maps.abs().max() <= 1 and (out.maps < 0).any()
+
+
+def test_each_map_may_have_a_method_of_its_own_in_one_pass():
+    torch.manual_seed(0)
+    net, xb = MODELS["resnet18"]().eval(), torch.randn(3, 3, 32, 32)
+    wanted = {"layer4+layer2": "gradcam", "layer1": "layercam", "layer3": "hirescam"}
+    passes = []
+    hook = net.register_forward_hook(lambda *_: passes.append(1))
+    out = GradCAM(net, list(wanted))(xb, [1, 2, 3], method=wanted)
+    assert len(passes) == 1 and out.names == tuple(wanted)
+    for name, method in wanted.items():
+        alone = GradCAM(net, name)(xb, [1, 2, 3], method=method).raw
+        torch.testing.assert_close(out.raw[name], alone, rtol=1e-4, atol=1e-6 * alone.abs().max().item())
+    hook.remove()
+    other = GradCAM(net, "layer1")(xb, [1, 2, 3], method="gradcam").raw
+    assert not torch.allclose(out.raw["layer1"], other, rtol=.1), "the method counts"
+
+
+@pytest.mark.parametrize("method", [{"layer1": "gradcan"}, {}])
+def test_a_method_for_each_map_is_asked_for(method):
+    with pytest.raises(InputError, match="unknown method"):
+        GradCAM(MODELS["custom_resnet"](), "layer1")(torch.randn(1, 3, 32, 32), method=method)
+
+
+def test_maps_of_several_classes_are_taken_under_the_callers_autocast():
+    torch.manual_seed(0)
+    net, xb = MODELS["custom_resnet"]().eval(), torch.randn(2, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        low, = GradCAM(net, "layer3").together(xb, [0], autocast=True)
+        full, = GradCAM(net, "layer3").together(xb, [0])
+    assert not torch.equal(low.raw, full.raw) and (low.maps - full.maps).abs().max() < .1
