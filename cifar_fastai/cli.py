@@ -24,6 +24,7 @@ def flags(
     unverified: bool = False,     # read an archive whose MD5 is not the official one
     epochs: int = None,           # passes over the training pictures
     bs: int = None,               # pictures a batch; given here it holds, whatever the data
+    accumulate: int = None,       # batches whose gradients make one step
     lr: str = None,               # peak rate: a number, or find
     lr_its: int = None,           # batches of the range test that finds it
     norm: str = None,             # bn, or gn (group norm of one group, a layer norm) throughout
@@ -81,8 +82,8 @@ def main(
         changes = {"epochs": args.epochs, "bs": args.bs, "lr": _rate(args.lr), "seed": args.seed,
                    "limit": args.limit, "size": args.size, "valid": args.valid, "precision": args.precision,
                    "build.norm": args.norm, "min_steps": None if args.bs is None else 0,
-                   "lr.num_it": args.lr_its, "explain.layer": args.cam_layer,
-                   "explain.gallery": args.gallery}
+                   "lr.num_it": args.lr_its, "opt.accumulate": args.accumulate,
+                   "explain.layer": args.cam_layer, "explain.gallery": args.gallery}
         given = {k: v for k, v in changes.items() if v is not None}
         if args.summary:
             _summarise(recipe.but(**given), args.data)
@@ -152,7 +153,7 @@ def _begun_with(recipe: Recipe, flags, out, resume: bool) -> dict:
     if not resume or not Path(out, "recipe.json").exists(): return {}
     from .runs import saved_recipe
     saved = saved_recipe(Path(out))
-    return {k: saved[k] for k in (*flags, "build", "explain") if k in saved}
+    return {k: saved[k] for k in (*flags, "build", "explain", "opt") if k in saved}
 
 
 def _begun_data(out, resume: bool) -> str | None:

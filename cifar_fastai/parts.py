@@ -92,10 +92,12 @@ class Optimizer(Part):
     wd_norm_bias: bool = True   # decay norms and biases too
     bias_lr: float = 1.0        # rate of biases but the head's, × the others'; decay is divided by it
     head_lr: float = 1.0        # the same of the last linear layer
+    accumulate: int = 1         # batches whose gradients make one step
 
     def check(self):
         self.need("mom", 0 <= self.mom < 1, "a number from 0 to below 1")
         self.need("wd", 0 <= self.wd < INF, "0 or more")
+        self.need("accumulate", self.accumulate >= 1, "1 or more")
         for name in ("bias_lr", "head_lr"): self.need(name, 0 < getattr(self, name) < INF, "a factor above 0")
 
 

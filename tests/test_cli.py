@@ -33,6 +33,7 @@ def trained(monkeypatch):
 
 FLAGS = {"--epochs": ("3", "epochs", 3), "--bs": ("64", "bs", 64), "--lr": ("0.25", "lr", .25),
          "--lr-its": ("50", "lr.num_it", 50), "--norm": ("gn", "build.norm", "gn"),
+         "--accumulate": ("2", "opt.accumulate", 2),
          "--seed": ("7", "seed", 7),
          "--limit": ("100", "limit", 100), "--size": ("16", "size", 16),
          "--valid": ("holdout", "valid", "holdout"),

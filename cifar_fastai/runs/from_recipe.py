@@ -8,6 +8,7 @@ from math import log2
 from pathlib import Path
 
 from fastai.callback.core import Callback
+from fastai.callback.training import GradientAccumulation
 
 from ..data import ImageData, load_data
 from ..errors import InputError, UnknownName
@@ -94,8 +95,10 @@ def choose_rate(recipe: Recipe, learn: ImageLearner, rates) -> float:
 
 
 def regularisers_of(recipe: Recipe) -> list[Callback]:
-    "L1, gradient clipping, mixing. The range test runs with them: they change the rate that it finds"
+    """L1, gradient clipping, mixing, accumulated gradients. The range test runs with them: they change the
+    rate that it finds"""
     r, cbs = recipe.regularise, []
+    if recipe.opt.accumulate > 1: cbs.append(GradientAccumulation(recipe.opt.accumulate * recipe.bs))
     if r.l1: cbs.append(L1Loss(r.l1, r.l1_rule))
     if r.clip_value or r.clip_norm: cbs.append(ClipGradients(r.clip_value, r.clip_norm))
     if r.mixup or r.cutmix: cbs.append(mixing(r.mixup, r.cutmix))

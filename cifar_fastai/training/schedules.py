@@ -10,6 +10,7 @@ began ("no annihilation"), is (div=10, div_final=10) here.
 from collections.abc import Callable
 
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, combine_scheds
+from fastai.callback.training import GradientAccumulation
 
 from .. import parts
 from ..errors import InputError, UnknownName
@@ -23,14 +24,22 @@ ANNEALS = {"cos": SchedCos, "linear": SchedLin}
 
 
 class RecordedSchedule(ParamScheduler):
-    "fastai's `ParamScheduler`, which records rate and momentum of every step, where there is a momentum"
+    """fastai's `ParamScheduler`, which records rate and momentum of every batch, where there is a momentum.
+    They change from step to step: batches whose gradients are accumulated share one"""
 
     def before_fit(self):
         self.run = fitting(self.learn)
         if not self.run: return
+        shared = [cb.n_acc for cb in self.learn.cbs if isinstance(cb, GradientAccumulation)]
+        self.share = max([1, *(round(n / self.dls.train.bs) for n in shared)])      # batches a step
         hypers = self.opt.hypers[-1]
         self.scheds = {k: f for k, f in self.scheds.items() if k in hypers}
         self.hps = {k: [] for k in ("lr", "mom") if k in hypers}
+
+    def before_batch(self):
+        batches = self.n_epoch * len(self.dls.train)
+        step = round(self.pct_train * batches) // self.share * self.share
+        self._update_val(self.pct_train if self.share == 1 else step / batches)
 
     def after_batch(self):
         for k, values in self.hps.items(): values.append(self.opt.hypers[-1][k])

@@ -81,3 +81,23 @@ def test_lr_find_for_a_fit_raises_its_peak_by_the_warm_up_and_tries_no_more_batc
         assert found < alone
     learn.lr_find(num_it=100, n_epoch=2, suggest_funcs=peak, show_plot=False)
     assert len(learn.recorder.lrs) <= 60 < tried
+
+
+def losses_of(learnable, bs, accumulate):
+    "Training loss of each step of a plain pass over the pictures, three epochs; and the end's weights"
+    from tiny import recipe as tiny
+
+    from cifar_fastai.runs import fit, learner_of
+    r = tiny.but(epochs=3, bs=bs, build={"norm": "gn"}, aug=None, opt={"accumulate": accumulate})
+    learn = learner_of(r, learnable, device="cpu", workers=0)
+    with learn.no_logging(), learn.no_bar(): fit(learn.recipe, learn, .05)
+    losses = [float(v) for v in learn.recorder.losses]
+    return learn, losses, torch.cat([p.detach().flatten() for p in learn.model.parameters()])
+
+
+def test_accumulated_gradients_take_the_steps_of_a_batch_as_large(learnable, tiny_registered):
+    learn, whole, end = losses_of(learnable, 32, 1)
+    _, halves, same = losses_of(learnable, 16, 2)
+    _, _, plain = losses_of(learnable, 16, 1)
+    assert len(halves) == 2 * len(whole) == 30 and torch.allclose(end, same, atol=1e-5)
+    assert (end - plain).abs().max() > 1e-2, "without accumulation it ends elsewhere"
