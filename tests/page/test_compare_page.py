@@ -4,6 +4,7 @@ from html import unescape
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from cifar_fastai.page import disagreements, write_comparison
 
@@ -41,3 +42,16 @@ def test_the_page_has_table_curves_differences_and_pictures(tmp_path):
 
 def test_without_the_pictures_their_indices_are_told(tmp_path):
     assert "not at hand; their indices: 0, 2." in write(tmp_path / "c.html")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_opens_without_a_request_and_axe_finds_no_violation(browser, axe, tmp_path, scheme):
+    write(tmp_path / "c.html", pictures=np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8))
+    page, asked, wrong = browser.new_page(color_scheme=scheme), [], []
+    page.on("request", lambda r: asked.append(r.url) if not r.url.startswith("data:") else None)
+    page.on("console", lambda m: wrong.append(m.text))
+    page.goto(f"file://{tmp_path}/c.html")
+    drawn = page.locator(".crop").evaluate_all("es => es.map(e => getComputedStyle(e).backgroundPosition)")
+    assert len(asked) == 1 and wrong == [] and len(set(drawn)) == 3, "each tile shows a part of its own"
+    assert axe(page) == []
+    page.close()
