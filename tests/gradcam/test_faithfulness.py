@@ -94,6 +94,20 @@ def test_areas_are_those_of_every_step_by_hand_and_a_tolerance_saves_passes(step
     if steps == 16: assert net.seen < .8 * 9 * 2 * steps
 
 
+class Hump(nn.Module):
+    "Sure of its class where half of the picture is seen, and of the other one at either end"
+    def forward(self, x):
+        z = (6 - 24 * (x.mean((1, 2, 3)) - .5).abs())[:, None]
+        return torch.cat([-z, z], 1)
+
+
+def test_a_curve_that_rises_and_falls_again_is_not_taken_for_straight_between_its_ends():
+    x, maps = torch.ones(3, 1, 4, 8), torch.rand(3, 4, 8, generator=torch.Generator().manual_seed(0))
+    want = by_hand(Hump(), x, maps, 16)
+    near = torch.stack(insertion_deletion(Hump(), x, maps, 1, 16, "zero", tol=.05)).T
+    assert want.min() > .4 and (near - want).abs().max() < .02
+
+
 def test_it_computes_in_the_callers_precision_where_that_is_asked_for():
     x, net = torch.rand(2, 1, 4, 4), Steep()
     with torch.autocast("cpu", torch.bfloat16):
