@@ -153,7 +153,9 @@ def _begun_with(recipe: Recipe, flags, out, resume: bool) -> dict:
     if not resume or not Path(out, "recipe.json").exists(): return {}
     from .runs import saved_recipe
     saved = saved_recipe(Path(out))
-    return {k: saved[k] for k in (*flags, "build", "explain", "opt") if k in saved}
+    inner = {k: saved[part][name] for k in flags for part, _, name in [k.partition(".")]
+             if name and isinstance(saved.get(part), dict) and name in saved[part]}
+    return inner | {k: saved[k] for k in (*flags, "explain") if k in saved}
 
 
 def _begun_data(out, resume: bool) -> str | None:

@@ -1,5 +1,6 @@
 """What tests share. Caches go to a folder of the session: nothing outside is read or written."""
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -10,6 +11,7 @@ OF_TOOLS = {".git", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis"
             "dist"}
 
 os.environ["MPLBACKEND"] = "Agg"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -124,3 +126,25 @@ def learner(learnable):
         learn.logger = noop
         return learn
     return make
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "Debian's Chromium, driven by Playwright; tests of pages skip where there is none"
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None: pytest.skip("no Chromium here: apt-get install chromium")
+    with sync_api.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def axe():
+    "A function: page → what axe finds wrong"
+    module = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+
+    def run(page) -> list[tuple]:
+        found = module.Axe().run(page).response["violations"]
+        return [(v["id"], [n["html"][:120] for n in v["nodes"]][:2]) for v in found]
+    return run

@@ -14,7 +14,8 @@ from packaging.requirements import Requirement
 from test_package import ROOT, _key, declared
 
 PACKAGES = ("cifar_fastai", "recipes")
-NOTEBOOK_ONLY = {"ipython"}        # imported where a notebook runs, which has it
+OPTIONAL = {"ipython": "notebook", "gradio": "app", "onnx": "export", "onnxruntime": "export",
+            "onnxscript": "export"}        # imported where they are there, brought by these extras
 
 
 def imported(*folders: Path) -> set[str]:
@@ -35,8 +36,8 @@ def undeclared(names: set[str], needs: list[str]) -> set[str]:
 def test_every_import_is_declared():
     project, names = declared(), imported(*(ROOT / p for p in PACKAGES))
     missing = undeclared(names, project["dependencies"])
-    assert {_key(n) for n in missing} == NOTEBOOK_ONLY, missing
-    assert not undeclared(missing, project["optional-dependencies"]["notebook"])
+    assert {_key(n) for n in missing} == set(OPTIONAL), missing
+    for name in missing: assert not undeclared({name}, project["optional-dependencies"][OPTIONAL[_key(name)]])
     assert {"cv2", "PIL", "pandas", "fastai"} <= names
 
 
