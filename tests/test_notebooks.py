@@ -54,7 +54,9 @@ def printed(found: list[dict]) -> str:
 
 
 def complaints(found: list[dict]) -> list[str]:
-    return [o["text"] for c in found for o in c.get("outputs", []) if o.get("name") == "stderr"]
+    "What stands on standard error, but for torch's own word on torch.jit, which torchvision still uses"
+    said = [o["text"] for c in found for o in c.get("outputs", []) if o.get("name") == "stderr"]
+    return [text for text in said if "torch.jit" not in text]
 
 
 def pictures(found: list[dict]) -> int:
@@ -62,6 +64,7 @@ def pictures(found: list[dict]) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_train(executed, tmp_path):
     found = executed("01", tmp_path)
     text = printed(found)
@@ -72,6 +75,7 @@ def test_train(executed, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_explain(executed, tmp_path):
     found = executed("02", tmp_path)
     text = printed(found)
@@ -81,6 +85,7 @@ def test_explain(executed, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_your_own_pictures(executed, tmp_path):
     found = executed("03", tmp_path)
     text = printed(found)
@@ -88,4 +93,6 @@ def test_your_own_pictures(executed, tmp_path):
     assert float(re.search(r"([\d.]+)% of \d+ test pictures", text)[1]) > 40
     assert "'report.html'" in text and "'weights.safetensors'" in text
     assert len(re.findall(r"\('\d{4}\.png', '\w+', '\d+%'\)", text)) == 4
-    assert all("left out of" in line and "fc.weight" in line for line in complaints(found))
+    told = complaints(found)       # log lines, no warnings: what was split off, what was left out
+    assert all("left out of" in line or "split off to test" in line for line in told)
+    assert any("fc.weight" in line for line in told)

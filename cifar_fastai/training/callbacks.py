@@ -14,7 +14,7 @@ from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner, Recorder
 from fastcore.foundation import L
 from fastcore.imports import IN_NOTEBOOK
-from fastprogress.fastprogress import ConsoleProgressBar
+from fastprogress.fastprogress import ConsoleProgressBar, progress_bar
 
 from .lr_finder import same_draws
 
@@ -208,10 +208,15 @@ class WatchProgress(ProgressCallback):
         if IN_NOTEBOOK: super().before_fit()
 
     def _launch_pbar(self):
-        if IN_NOTEBOOK: super()._launch_pbar()
+        if IN_NOTEBOOK and self.mbar: super()._launch_pbar()
+        elif IN_NOTEBOOK: self._alone()                       # a pass that only predicts has no master bar
         elif not self.live: self.pbar = None
         elif (test := self._range_test()) is None: self._new_bar(len(self.dl))
         elif self.pbar is None: self._new_bar(test.num_it, "lr_find")     # one for all its passes
+
+    def _alone(self):
+        self.pbar = progress_bar(self.dl, leave=False)
+        self.pbar.update(0)
 
     def _range_test(self): return getattr(self.learn, "lr_finder", None)
 
