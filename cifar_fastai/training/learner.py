@@ -225,31 +225,33 @@ def cifar_learner(
     stem is for small pictures. Layer groups: early stages, late stages and head, see `models.layer_groups`.
     Raises: InputError for an unknown architecture, optimiser or precision, classes that do not fit the
     head, or smoothing beside a loss function that is given."""
-    classes, seed = len(dls.vocab), getattr(dls.train, "seed", 0) if seed is None else seed
+    seed = getattr(dls.train, "seed", 0) if seed is None else seed
     if smoothing is None: smoothing = Loss.smoothing if loss_func in (None, "ce") else 0.0
-    if smoothing and not isinstance(loss_func, str):
-        raise InputError(f"smoothing={smoothing:g} does nothing to a loss function that is given. Give it "
-                         "its own label_smoothing=, or its name: ce or nll.")
-    if n_out is not None and n_out != classes:
-        raise InputError(f"the head has {n_out} outputs but the data has {classes} classes. "
-                         "Leave n_out away, or change the data.")
-    opt_func, device = optimizer(opt, mom), torch.device(dls.device or "cpu")
-    model = _model(arch, classes, norm, seed)
-    if zero_residual: zero_residuals(model)
-    model = model.to(device, memory_format=torch.channels_last)
+    loss, opt_func = create_loss(loss_func, smoothing), optimizer(opt, mom)
+    device = torch.device(dls.device or "cpu")
+    model = _model(arch, _classes(dls, n_out), norm, zero_residual, seed).to(
+        device, memory_format=torch.channels_last)
     precision = choose_precision(precision, device)
     defaults = [TrainEvalCallback, DeviceRecorder(), WatchProgress, EpochTable, EpochSeed(seed)]
     if precision != "fp32": defaults.append(Precision(precision))
-    learn = ImageLearner(dls, model, create_loss(loss_func, smoothing), lr=lr,
-                         opt_func=opt_func, wd_bn_bias=wd_norm_bias, moms=(mom, mom, mom), metrics=metrics,
-                         cbs=[*defaults, *listify(cbs)], default_cbs=False,
-                         **{"wd": wd, "splitter": layer_groups} | kwargs)
+    learn = ImageLearner(dls, model, loss, lr=lr, opt_func=opt_func, wd_bn_bias=wd_norm_bias,
+                         moms=(mom, mom, mom), metrics=metrics, cbs=[*defaults, *listify(cbs)],
+                         default_cbs=False, **{"wd": wd, "splitter": layer_groups} | kwargs)
     learn.precision_name, learn.bias_lr, learn.head_lr = precision, bias_lr, head_lr
     return learn
 
 
-def _model(arch, n_out: int, norm: str, seed: int) -> nn.Module:
-    if isinstance(arch, nn.Module): return arch
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        return create_model(arch, n_out, norm=norm)
+def _classes(dls, n_out: int | None) -> int:
+    if n_out in (None, len(dls.vocab)): return len(dls.vocab)
+    raise InputError(f"the head has {n_out} outputs but the data has {len(dls.vocab)} classes. "
+                     "Leave n_out away, or change the data.")
+
+
+def _model(arch, n_out: int, norm: str, zero_residual: bool, seed: int) -> nn.Module:
+    if isinstance(arch, nn.Module): model = arch
+    else:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(seed)
+            model = create_model(arch, n_out, norm=norm)
+    if zero_residual: zero_residuals(model)
+    return model

@@ -51,6 +51,9 @@ def create_loss(
 ):
     "A loss by name. Raises: InputError for an unknown name, or label smoothing where the loss has none"
     loss = "ce" if loss is None else loss
+    if smoothing and not isinstance(loss, str):
+        raise InputError(f"smoothing={smoothing:g} does nothing to a loss function that is given. Give it "
+                         "its own label_smoothing=, or its name: ce or nll.")
     if not isinstance(loss, str): return loss
     if loss not in LOSSES: raise UnknownName("loss", loss, LOSSES)
     if loss == "ce": return CrossEntropyLoss(label_smoothing=smoothing)

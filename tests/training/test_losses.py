@@ -44,3 +44,5 @@ def test_an_unknown_loss_and_smoothed_nll_are_refused():
     with pytest.raises(InputError, match="unknown loss 'nl'. Did you mean nll?"): create_loss("nl")
     with pytest.raises(InputError, match="no smoothing"): create_loss("nll", 0.1)
     assert create_loss(F.cross_entropy) is F.cross_entropy
+    with pytest.raises(InputError, match="smoothing=0.1 does nothing"): create_loss(F.cross_entropy, 0.1)
+    assert create_loss(None, 0.1).func.label_smoothing == 0.1
