@@ -74,6 +74,22 @@ resnet50  = _resnet("resnet50",  "Bottleneck", [3, 4, 6, 3],  "ResNet-50 (torchv
 resnet101 = _resnet("resnet101", "Bottleneck", [3, 4, 23, 3], "ResNet-101 (torchvision's v1.5): 42,512,970")
 
 
+def _from_scratch(name: str, kind: type[nn.Module], about: str) -> Callable[..., nn.Module]:
+    "A net that has no published weights, called as those that have"
+    def net(
+        n_out: int = 10,      # classes
+        n_in: int = 3,        # channels of a picture
+        norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
+        pretrained: bool = False,   # refused: there are no weights of it
+    ) -> nn.Module:
+        _check(n_out, n_in)
+        if pretrained: raise InputError(f"{name} has no pretrained weights. Give pretrained=False.")
+        return kind(n_out, n_in, _norm(norm))
+    net.__name__ = net.__qualname__ = name
+    net.__doc__ = about
+    return net
+
+
 class _Residual(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor: return x + super().forward(x)
 
@@ -98,16 +114,8 @@ class _CustomResNet(nn.Module):
         return self.fc(torch.flatten(self.maxpool(x), 1))
 
 
-def custom_resnet(
-    n_out: int = 10,      # classes
-    n_in: int = 3,        # channels of a picture
-    norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
-    pretrained: bool = False,   # refused: there are no weights of it
-) -> nn.Module:
-    "The 9-layer ResNet of DAWNBench (Page 2018, cifar10-fast), norm before each ReLU: 6,573,130 parameters"
-    _check(n_out, n_in)
-    if pretrained: raise InputError("custom_resnet has no pretrained weights. Give pretrained=False.")
-    return _CustomResNet(n_out, n_in, _norm(norm))
+custom_resnet = _from_scratch("custom_resnet", _CustomResNet, "The 9-layer ResNet of DAWNBench (Page 2018, "
+                              "cifar10-fast), norm before each ReLU: 6,573,130 parameters")
 
 
 class _Airbench(nn.Module):
@@ -134,18 +142,9 @@ class _Airbench(nn.Module):
         return self.fc(torch.flatten(self.maxpool(x), 1))
 
 
-def airbench(
-    n_out: int = 10,      # classes
-    n_in: int = 3,        # channels of a picture
-    norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
-    pretrained: bool = False,   # refused: there are no weights of it
-) -> nn.Module:
-    """The 7-layer net of airbench94 (Jordan 2024), made for few epochs: 1,972,792 parameters, a quarter of
-    ResNet-18's work in a tenth. Its 2×2 stem is frozen, to be whitened (`Build(whiten=)`), its other kernels
-    begin as identities, its batch norms have no scale to learn."""
-    _check(n_out, n_in)
-    if pretrained: raise InputError("airbench has no pretrained weights. Give pretrained=False.")
-    return _Airbench(n_out, n_in, _norm(norm))
+airbench = _from_scratch("airbench", _Airbench, "The 7-layer net of airbench94 (Jordan 2024), made for few "
+                         "epochs: 1,972,792 parameters. Its 2×2 stem is frozen, to be whitened, its other "
+                         "kernels begin as identities, its batch norms have no scale to learn")
 
 
 MODELS = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101,
