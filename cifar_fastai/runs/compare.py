@@ -14,12 +14,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..data import load_data
 from ..errors import InputError
 from ..files import read_json, save_atomically
 from ..page import disagreements, write_comparison
 from ..plots import new_figure, offscreen, save_figure, short, text
 from ..recipe import flat
+from ..serve import tested_pictures
 
 __all__ = ["Group", "SavedRun", "compare_runs", "grouped", "read_runs", "table"]
 
@@ -181,17 +181,7 @@ def _write_page(groups: list[Group], alike: list[Group], found: pd.DataFrame, pa
         if _pictures(g.runs[0]) != _pictures(first): continue
         pairs += disagreements((alike[0].label, first.predictions), (g.label, g.runs[0].predictions))
     write_comparison(path, COLUMNS, found.to_numpy().tolist(), curves, first.classes, shares, pairs,
-                     _test_pictures(first) if pairs else None)
-
-
-def _test_pictures(run: SavedRun) -> np.ndarray | None:
-    "Of the data that the run had, where it still is"
-    r, limit = run.recipe, run.recipe.get("limit")
-    begun = run.folder / "checkpoints" / "begun.json"
-    try: data = load_data(read_json(begun)["data"], size=r.get("size", 32))
-    except (InputError, LookupError, TypeError): return None
-    if limit: data = data.limit(limit, r["seed"])
-    return data.x_test if data.fingerprint == run.results["data_fingerprint"] else None
+                     tested_pictures(first.folder) if pairs else None)
 
 
 def plot_history(groups: list[Group]) -> Figure:

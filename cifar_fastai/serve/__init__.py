@@ -6,12 +6,9 @@ probabilities, heat maps at the pictures' own size, an ONNX file.
 Read classifier first, then pictures (files, folders and standard input), tables (what predict prints), heat
 (what explain draws), export, and app (a page to try the net on).
 """
-from .app import build_app, mistakes_of
-from .classifier import Classifier, find_weights
-from .export import export_onnx, export_torch
-from .heat import explain_pictures
-from .pictures import Named, find_pictures
-from .tables import TABLES, prediction_rows
+import lazy_loader
 
-__all__ = ["Classifier", "Named", "TABLES", "build_app", "explain_pictures", "export_onnx", "export_torch",
-           "find_pictures", "find_weights", "mistakes_of", "prediction_rows"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={   # pictures need no torch
+    "app": ["build_app", "mistakes_of"], "classifier": ["Classifier", "find_weights"],
+    "export": ["export_onnx", "export_torch"], "heat": ["explain_pictures"],
+    "pictures": ["Named", "find_pictures", "tested_pictures"], "tables": ["TABLES", "prediction_rows"]})

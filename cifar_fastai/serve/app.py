@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data import load_data, read_picture
+from ..data import read_picture
 from ..errors import InputError
-from ..files import read_json
-from ..gradcam import METHODS, cam_of, default_layer, heatmap, stages_of
-from ..plots import overlay
+from ..gradcam import METHODS, cam_of, default_layer, stages_of
 from .classifier import Classifier
+from .heat import lay_over
+from .pictures import tested_pictures
 
 __all__ = ["build_app", "explain_one", "mistakes_of"]
 
@@ -33,23 +33,17 @@ def explain_one(
     "Probabilities of all classes, and the map over the picture at its own size"
     xb = net.inputs([read_picture(picture, net.size)])
     out = cam_of(net.net, layer)(xb, None if target == PREDICTED else net.class_number(target), method=method)
-    heat = heatmap(out.raw.cpu(), picture.shape[:2])[0].numpy()
     probs = out.logits.float().softmax(1)[0].tolist()
-    over = (255 * overlay(picture, heat, alpha=opacity)).round().clip(0, 255).astype(np.uint8)
-    return dict(zip(net.classes, probs)), over
+    return dict(zip(net.classes, probs)), lay_over(picture, out.raw, opacity)
 
 
 def mistakes_of(folder: str | Path, n: int = 60) -> list[tuple[np.ndarray, str]]:
     "The mistakes of a run with the largest loss: picture and label; none where its pictures are not at hand"
-    folder = Path(folder)
-    try:
-        data = load_data(read_json(folder / "checkpoints" / "begun.json")["data"],
-                         size=read_json(folder / "recipe.json")["size"])
-        if len(data.x_test) != read_json(folder / "results.json")["pictures"]: return []
-    except (InputError, LookupError, TypeError, OSError): return []
-    with open(folder / "predictions.csv", newline="") as file: rows = list(csv.DictReader(file))
+    pictures = tested_pictures(folder)
+    if pictures is None: return []
+    with open(Path(folder) / "predictions.csv", newline="") as file: rows = list(csv.DictReader(file))
     wrong = sorted((r for r in rows if r["true"] != r["predicted"]), key=lambda r: -float(r["loss"]))[:n]
-    return [(np.array(data.x_test[int(r["index"])]), f"{r['predicted']} (true {r['true']})") for r in wrong]
+    return [(np.array(pictures[int(r["index"])]), f"{r['predicted']} (true {r['true']})") for r in wrong]
 
 
 def build_app(

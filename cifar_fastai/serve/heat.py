@@ -1,9 +1,11 @@
 """What `explain` draws: the heat map over the picture, at the picture's own size; a grid of several."""
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..data import read_picture
 from ..files import save_atomically
@@ -12,7 +14,7 @@ from ..plots import Tile, offscreen, overlay, save_figure, short, show_tiles
 from .classifier import Classifier
 from .pictures import Named
 
-__all__ = ["explain_pictures"]
+__all__ = ["explain_pictures", "lay_over"]
 
 
 def explain_pictures(
@@ -35,25 +37,26 @@ def explain_pictures(
     rows = [{"picture": p.name, "class": net.classes[k], "probability": round(probs[i, k].item(), 6),
              "map of": net.classes[t]} for i, (p, k, t) in
             enumerate(zip(pictures, probs.argmax(1).tolist(), found.target.tolist()))]
-    drawn = [[_over(image, raw[i:i + 1], alpha) for raw in found.raw_by_layer.values()]
+    drawn = [[lay_over(image, raw[i:i + 1], alpha) for raw in found.raw_by_layer.values()]
              for i, image in enumerate(whole)]
     if len(whole) == len(cam.names) == 1: _save_picture(drawn[0][0], out)
     else: _save_grid(whole, drawn, rows, cam.names, out)
     return rows
 
 
-def _over(image: np.ndarray, raw: torch.Tensor, alpha: float) -> np.ndarray:     # (H,W,3) float
-    "The map at the size of the picture, which was squeezed to a square for the net, and so is stretched back"
+def lay_over(
+    image: np.ndarray,     # (H,W,3) uint8
+    raw: torch.Tensor,     # (1,h,w), the map of the picture as the net saw it: squeezed to a square
+    alpha: float,          # weight of the colours
+) -> np.ndarray:           # (H,W,3) uint8
+    "The map over the picture, stretched back to its size"
     heat = heatmap(raw.cpu(), image.shape[:2])[0].numpy()
-    return overlay(image, heat, alpha=alpha)
+    return (255 * overlay(image, heat, alpha=alpha)).round().clip(0, 255).astype(np.uint8)
 
 
 def _save_picture(image: np.ndarray, out: str | Path) -> None:
-    import io
-
-    from PIL import Image
     file = io.BytesIO()
-    Image.fromarray((255 * image).round().clip(0, 255).astype(np.uint8)).save(file, "PNG")
+    Image.fromarray(image).save(file, "PNG")
     save_atomically(out, file.getvalue())
 
 

@@ -1,13 +1,16 @@
-"""The pictures that a command is given: files, folders, standard input."""
+"""The pictures that a command is given (files, folders, standard input), and those that tested a run."""
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data import SUFFIXES
-from ..errors import InputError
+import numpy as np
 
-__all__ = ["Named", "find_pictures"]
+from ..data import SUFFIXES, load_data
+from ..errors import InputError
+from ..files import read_json
+
+__all__ = ["Named", "find_pictures", "tested_pictures"]
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,15 @@ def _found(what: str) -> Iterator[Named]:
     inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not inside: raise InputError(f"folder {what} holds no pictures. Give another.")
     yield from (Named(str(p), p) for p in inside)
+
+
+def tested_pictures(folder: str | Path) -> np.ndarray | None:     # (N,S,S,3) uint8
+    "The test set of a run, where the data that it had still is, and is the same"
+    folder = Path(folder)
+    try:
+        recipe, results = read_json(folder / "recipe.json"), read_json(folder / "results.json")
+        begun = read_json(folder / "checkpoints" / "begun.json")
+        data = load_data(begun["data"], size=recipe["size"], split=begun.get("data_split"))
+        if recipe["limit"]: data = data.limit(recipe["limit"], recipe["seed"])
+        return data.x_test if data.fingerprint == results["data_fingerprint"] else None
+    except (InputError, LookupError, TypeError): return None

@@ -13,8 +13,6 @@ from cifar_fastai.serve import Classifier, build_app
 from cifar_fastai.serve.app import PREDICTED, explain_one, mistakes_of
 from cifar_fastai.weights import About
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
 
 @pytest.fixture(scope="module")
 def net():
@@ -56,23 +54,19 @@ def test_a_run_shows_its_mistakes_and_one_without_its_pictures_none(tmp_path, ti
     assert mistakes_of(run.folder) == []
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
-def test_a_picture_that_is_given_is_predicted_and_explained(net, tmp_path):
+def test_a_picture_that_is_given_is_predicted_and_explained(net, tmp_path, browser):
     pytest.importorskip("gradio", reason="gradio is not installed: pip install -e '.[app]'")
-    sync_api = pytest.importorskip("playwright.sync_api")
     Image.fromarray(picture(1)).save(tmp_path / "p.png")
     best = CLASSES[int(net.probabilities([read_picture(tmp_path / "p.png", 16)])[0].argmax())]
     app = build_app(net, [(picture(2), "cat (true dog)")])
     app.launch(quiet=True, prevent_thread_lock=True, server_name="127.0.0.1")
     try:
-        with sync_api.sync_playwright() as p:
-            browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            page = browser.new_page()
-            page.goto(app.local_url)
-            page.locator("input[type=file]").first.set_input_files(str(tmp_path / "p.png"))
-            page.locator("[data-testid=label-output-value]").wait_for(timeout=60_000)
-            assert page.locator("[data-testid=label-output-value]").inner_text().strip() == best
-            page.get_by_role("tab", name="Mistakes").click()
-            assert page.get_by_text("cat (true dog)").first.is_visible()
-            browser.close()
+        page = browser.new_page()
+        page.goto(app.local_url)
+        page.locator("input[type=file]").first.set_input_files(str(tmp_path / "p.png"))
+        page.locator("[data-testid=label-output-value]").wait_for(timeout=60_000)
+        assert page.locator("[data-testid=label-output-value]").inner_text().strip() == best
+        page.get_by_role("tab", name="Mistakes").click()
+        assert page.get_by_text("cat (true dog)").first.is_visible()
+        page.close()
     finally: app.close()
