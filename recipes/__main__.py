@@ -45,14 +45,18 @@ def measured(
     if not folder.is_dir(): return "see benchmarks/results of the repository"     # installed without it
     found, now = [], _fields(recipe)
     for path in sorted(folder.glob("*.json")):
-        try: result = json.loads(path.read_text())
-        except ValueError as e: raise InputError(f"{path} is no JSON ({e}). Restore or remove it.") from None
+        result = _parsed(path.read_text(), path)
         if not isinstance(result, dict) or not isinstance(result.get("settings"), dict): continue
         if _fields(Recipe.from_dict(result["settings"])) == now:
             found.append(f"{result['accuracy']['text']} ({result['data']})")
-    swept = _swept(now, folder)
-    whole = [] if swept else ["nobody has run it on all of CIFAR-10"]
-    return "; ".join([*found, *swept, *whole])
+    found += _swept(now, folder)
+    small = all(text.endswith("(digits)") for text in found)
+    return "; ".join([*found, *(["nobody has run it on all of CIFAR-10"] if small else [])])
+
+
+def _parsed(text: str, path: Path):
+    try: return json.loads(text)
+    except ValueError as e: raise InputError(f"{path} is no JSON ({e}). Restore or remove it.") from None
 
 
 def _swept(fields: dict, folder: Path) -> list[str]:
@@ -60,7 +64,7 @@ def _swept(fields: dict, folder: Path) -> list[str]:
     values = {}
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_text().splitlines():
-            row = json.loads(line)
+            row = _parsed(line, path)
             if row["judged_on"] == "test" and _fields(Recipe.from_dict(row["settings"])) == fields:
                 values.setdefault(row["data"], []).append(row["accuracy"])
     return [f"{mean(v):.2%} ± {100 * (stdev(v) if len(v) > 1 else 0):.2f} points, n={len(v)} ({data})"

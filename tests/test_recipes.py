@@ -140,7 +140,7 @@ def test_a_figure_is_shown_while_it_was_measured_with_these_very_values(tmp_path
     (tmp_path / "a.json").write_text(json.dumps(found))
     (tmp_path / "rows.json").write_text('{"rows": []}')
     nobody = "nobody has run it on all of CIFAR-10"
-    assert measured(r, tmp_path) == f"94.00% ± 0.10 (cifar10); {nobody}"
+    assert measured(r, tmp_path) == "94.00% ± 0.10 (cifar10)"
     assert measured(r.but(name="mine", seed=5), tmp_path) == measured(r, tmp_path), "neither changes a result"
     assert measured(r.but(opt={"wd": 1e-3}), tmp_path) == measured(ALL["resnet34_20ep"], tmp_path) == nobody
     row = {"judged_on": "test", "data": "jpeg", "settings": json.loads(json.dumps(r.but(seed=3).as_dict()))}
@@ -148,6 +148,11 @@ def test_a_figure_is_shown_while_it_was_measured_with_these_very_values(tmp_path
     (tmp_path / "accuracy.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert measured(r, tmp_path) == "94.00% ± 0.10 (cifar10); 91.00% ± 1.41 points, n=2 (jpeg)"
     assert measured(ALL["resnet34_20ep"], tmp_path) == nobody
+    (tmp_path / "a.json").write_text(json.dumps(found | {"data": "digits"}))
+    (tmp_path / "accuracy.jsonl").unlink()
+    assert measured(r, tmp_path) == f"94.00% ± 0.10 (digits); {nobody}"
+    (tmp_path / "broken.jsonl").write_text("{")
+    with pytest.raises(InputError, match="broken.jsonl is no JSON"): measured(r, tmp_path)
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(InputError, match="broken.json is no JSON"): measured(r, tmp_path)
 
