@@ -10,7 +10,7 @@ from typing import Annotated
 from fastcore.script import anno_parser
 
 from .errors import InputError, UnknownName, report_errors
-from .recipe import Recipe
+from .recipe import Recipe, flat
 
 __all__ = ["create_parser", "main", "parse", "refuse"]
 
@@ -153,9 +153,8 @@ def _begun_with(recipe: Recipe, flags, out, resume: bool) -> dict:
     if not resume or not Path(out, "recipe.json").exists(): return {}
     from .runs import saved_recipe
     saved = saved_recipe(Path(out))
-    inner = {k: saved[part][name] for k in flags for part, _, name in [k.partition(".")]
-             if name and isinstance(saved.get(part), dict) and name in saved[part]}
-    return inner | {k: saved[k] for k in (*flags, "explain") if k in saved}
+    known = flat(saved) | saved
+    return {k: known[k] for k in (*flags, "explain") if k in known and k != "lr.num_it"}    # `lr` has that
 
 
 def _begun_data(out, resume: bool) -> str | None:
