@@ -28,6 +28,7 @@ from cifar_fastai.errors import InputError, UnknownName, report_errors
 from cifar_fastai.explain import ImageInterpretation
 from cifar_fastai.files import save_atomically
 from cifar_fastai.machine import machine_name, versions
+from cifar_fastai.policy import side_at
 from cifar_fastai.recipe import Recipe
 from cifar_fastai.runs import begun, train
 from cifar_fastai.runs.report import numbers
@@ -120,7 +121,7 @@ def _sizes(recipe: Recipe, n: int) -> dict[int, int]:
     "Side of the training pictures → how many are shown at it in the whole fit"
     steps, shown = getattr(recipe.aug, "sizes", ()) or ((0, recipe.size),), {}
     for epoch in range(recipe.epochs):
-        side = [side for first, side in steps if first <= epoch][-1]
+        side = side_at(steps, epoch)
         shown[side] = shown.get(side, 0) + n
     return shown
 

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from .errors import InputError, UnknownName
 
-__all__ = ["Policy", "from_dict", "named", "none", "pad_crop", "pad_crop_flip", "pad_crop_flip_cutout"]
+__all__ = ["Policy", "from_dict", "named", "none", "pad_crop", "pad_crop_flip",
+           "pad_crop_flip_cutout", "side_at"]
 
 
 INF = float("inf")
@@ -79,6 +80,14 @@ class Policy:
     def as_dict(self) -> dict:
         "Plain values, for recipe.json"
         return asdict(self)
+
+
+def side_at(
+    sizes: tuple[tuple[int, int], ...],    # (epoch, side in pixels), the first from epoch 0
+    epoch: int,
+) -> int:
+    "The side that pictures have in an epoch"
+    return [side for first, side in sizes if first <= epoch][-1]
 
 
 def none() -> Policy:

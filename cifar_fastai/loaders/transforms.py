@@ -5,6 +5,8 @@ from hashlib import blake2b
 import albumentations as A
 import cv2
 
+from ..policy import side_at
+
 __all__ = ["AlternatingFlip", "Cutout", "PadCrop", "SizeByEpoch"]
 
 
@@ -94,8 +96,6 @@ class SizeByEpoch(A.ImageOnlyTransform):
         super().__init__(p=p)
         self.sizes = sizes
 
-    def side(self, epoch: int) -> int: return [side for first, side in self.sizes if first <= epoch][-1]
-
     def apply(self, img, **params):
-        side = self.sizes[-1][1] if self.place is None else self.side(self.place[1])
+        side = self.sizes[-1][1] if self.place is None else side_at(self.sizes, self.place[1])
         return img if side == len(img) else cv2.resize(img, (side, side), interpolation=cv2.INTER_AREA)

@@ -18,7 +18,7 @@ from .svg import Line, Mark, line_chart
 
 __all__ = ["write_report"]
 
-SUREST = 12          # mistakes of the surest kind, and classes in the table's first look
+SUREST = 12          # of the surest mistakes are shown above all others
 
 
 def write_report(
@@ -41,10 +41,11 @@ def write_report(
     page = render("report.html.j2", {
         "results": results, "classes": interp.names, "facts": _facts(results, interp, command),
         "charts": _charts(history, found, lrs, results), "calibration": _calibration(interp),
-        "per_class": interp.per_class().to_dict("records"), "confusion": _confusion(interp),
+        "per_class": interp.per_class().to_dict("records"),
+        "confusion": interp.confusion_matrix().tolist(),
         "pairs": confused_pairs(interp), "surest": interp.misclassified(SUREST, by="confidence").tolist(),
         "place": explored.places, "explorer": in_json(explored.data | {"classes": list(interp.names)}),
-        "has_pictures": bool(explored.data["index"]), "shown": len(explored.data["index"]),
+        "has_pictures": bool(explored.data["index"]),
         "strip": _figure(strip) if strip.exists() else None}, "report.js")
     save_atomically(folder / "report.html", page.encode())
     return folder / "report.html"
@@ -118,11 +119,8 @@ def _calibration(interp: ImageInterpretation) -> str:
                       y_range=(0, 100))
 
 
-def _confusion(interp: ImageInterpretation) -> list[list[int]]: return interp.confusion_matrix().tolist()
-
-
 def _figure(path: Path) -> str:
-    "A PNG as a data URI, in WebP, which is a fifth as long"
+    "A PNG as a data URI, in WebP, which is shorter"
     from PIL import Image
     file = io.BytesIO()
     with Image.open(path) as image: image.convert("RGB").save(file, "WEBP", quality=80, method=4)
