@@ -35,8 +35,7 @@ def write_report(
 ) -> Path:
     "Write `folder`/report.html"
     folder = Path(folder)
-    names = _names(interp)
-    explored = explorer(interp, layer, features, names)
+    explored = explorer(interp, layer, features, _names(interp))
     strip = folder / "figures" / "gradcam_epochs.png"
     page = render("report.html.j2", {
         "results": results, "classes": interp.names, "facts": _facts(results, interp, command),
@@ -61,8 +60,8 @@ def _names(interp: ImageInterpretation) -> list[str]:
 def _facts(results: Mapping, interp: ImageInterpretation, command: str) -> list[tuple[str, str]]:
     "What a reader asks first"
     n, low, high = len(interp), *accuracy_interval(int(interp.correct.sum()), len(interp))
-    rows, tta = [("95 % interval", f"{low:.2%} … {high:.2%} ({counted(n, 'test picture')})")], results["tta"]
-    if "accuracy_tta" in results: rows.append((f"with {tta} TTA", f"{results['accuracy_tta']:.2%}"))
+    rows = [("95 % interval", f"{_percent(low)} … {_percent(high)} ({counted(n, 'test picture')})")]
+    rows += [(f"with {results['tta']} TTA", _percent(results[k])) for k in ["accuracy_tta"] if k in results]
     rows += [("mistakes", f"{results['mistakes']:,}"), ("cross-entropy", f"{results['cross_entropy']:.4f}"),
              ("calibration error", f"{results['ece']:.3f}"),
              ("data", f"{Path(results['data']).name}, "
@@ -75,13 +74,16 @@ def _facts(results: Mapping, interp: ImageInterpretation, command: str) -> list[
     return [*rows, ("run it again", command)] if command else rows
 
 
+def _percent(share: float) -> str: return f"{100 * share:.2f} %"
+
+
 def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _charts(history, found, lrs, results: Mapping) -> list[tuple[str, str]]:
     "Heading and drawing of what training recorded"
-    charts, per_cent = [], lambda v: f"{v:.2f} %"
+    charts, per_cent = [], lambda v: _percent(v / 100)
     if found is not None and len(found.lrs):
         marks = [Mark(f"{name} {rate:.3g}", rate) for name, rate in found.suggestions.items()]
         if found.chosen: marks.append(Mark(f"chosen {found.chosen:.3g}", found.chosen))
@@ -93,8 +95,7 @@ def _charts(history, found, lrs, results: Mapping) -> list[tuple[str, str]]:
             y_range=(low - .05 * (top - low), top + .1 * (top - low)))))
     if len(lrs):
         steps = max(1, len(lrs) // 400)
-        epochs = results["epochs"]
-        xs = [epochs * k / len(lrs) for k in range(0, len(lrs), steps)]
+        xs = [results["epochs"] * k / len(lrs) for k in range(0, len(lrs), steps)]
         rates = Line("rate", xs, list(lrs[::steps]))
         charts.append(("Schedule", line_chart([rates], "epoch", "learning rate", y_range=(0, max(lrs)),
                                               title="Learning rate over the epochs")))
@@ -111,8 +112,7 @@ def _charts(history, found, lrs, results: Mapping) -> list[tuple[str, str]]:
 
 
 def _calibration(interp: ImageInterpretation) -> str:
-    bins = interp.calibration().bins.dropna()
-    tell = lambda v: f"{v:.1f} % right"
+    bins, tell = interp.calibration().bins.dropna(), lambda v: f"{v:.1f} % right"
     lines = [Line("confidence = accuracy", [0, 100], [0, 100], tell),
              Line("measured", list(100 * bins["confidence"]), list(100 * bins["accuracy"]), tell)]
     return line_chart(lines, "confidence, %", "accuracy, %", title="Accuracy against confidence",

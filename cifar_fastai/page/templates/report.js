@@ -197,6 +197,13 @@
     state.i = index;
     view();
   }
+  function shut() {
+    const index = state.i;
+    state.i = null;
+    write();
+    viewer.close();
+    (document.querySelector(`#tiles [data-open="${index}"]`) || opener || document.body).focus();
+  }
   function step(by) {
     const at = chosen.indexOf(placeOf.get(state.i)), next = chosen[(at + by + chosen.length) % chosen.length];
     if (next !== undefined) { state.i = data.index[next]; view(); }
@@ -264,14 +271,9 @@
   $("v-opacity").addEventListener("input", () => heat(placeOf.get(state.i)));
   $("v-before").addEventListener("click", () => step(-1));
   $("v-next").addEventListener("click", () => step(1));
-  $("v-close").addEventListener("click", () => viewer.close());
+  $("v-close").addEventListener("click", shut);
   $("v-mark").addEventListener("change", toggle);
-  viewer.addEventListener("close", () => {
-    const index = state.i;
-    state.i = null;
-    write();
-    (document.querySelector(`#tiles [data-open="${index}"]`) || opener || document.body).focus();
-  });
+  viewer.addEventListener("cancel", e => { e.preventDefault(); shut(); });      // Esc
   viewer.addEventListener("keydown", e => {
     if (e.target.type === "range" || e.ctrlKey || e.metaKey || e.altKey) return;
     const act = keys[e.key.length === 1 ? e.key.toLowerCase() : e.key];
