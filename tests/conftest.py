@@ -68,8 +68,9 @@ def threads():
 def all_cores():
     "For nets of real size"
     import torch
+    from tiny import own_cores
     before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(own_cores())
     yield
     torch.set_num_threads(before)
 

@@ -17,6 +17,8 @@ from cifar_fastai.parts import LRFind
 from cifar_fastai.recipe import Recipe, flat
 from cifar_fastai.runs import one_run as runs
 
+pytestmark = pytest.mark.no_rounding
+
 recipe = Recipe(name="mine")
 CLI = [sys.executable, "-m", "recipes.resnet18_20ep"]
 

@@ -18,6 +18,8 @@ from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.explain import any_picture as explain
 from cifar_fastai.runs.console import show_log
 
+pytestmark = pytest.mark.no_rounding
+
 ROOT = Path(__file__).parent.parent
 TINY = (f"import sys; sys.path.insert(0, {str(ROOT / 'tests/helpers')!r})\n"
         "import torch; torch.set_num_threads(1)\n")

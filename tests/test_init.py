@@ -14,6 +14,8 @@ import torch
 import cifar_fastai
 from cifar_fastai.errors import InputError
 
+pytestmark = pytest.mark.no_rounding
+
 HEAVY = {"torch", "fastai", "albumentations", "numpy", "matplotlib"}
 
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tiny import own_cores
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 pytestmark = pytest.mark.no_rounding
@@ -43,6 +44,7 @@ def executed():
         book = nbformat.read(path, 4)
         for c in book.cells: c.source = re.sub(r"(?m)^EPOCHS = \d+", "EPOCHS = 2", c.source)
         plain = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}     # inline
+        plain["OMP_NUM_THREADS"] = str(own_cores())
         nbclient.NotebookClient(book, timeout=280, kernel_name="python3",
                                 resources={"metadata": {"path": str(folder)}}).execute(env=plain)
         return book.cells

@@ -13,6 +13,8 @@ from fits import OPTIMISERS, SignalAt, fit, scramble, tiny
 from cifar_fastai.checkpoints.stop_on_nonfinite import NonFiniteLoss, StopOnNonFinite
 from cifar_fastai.checkpoints.stop_on_signal import StopOnSignal, Stopped
 
+pytestmark = pytest.mark.no_rounding
+
 # not a number
 
 class SpoilBatch(Callback):

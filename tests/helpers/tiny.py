@@ -2,6 +2,7 @@
 
     python tests/helpers/tiny.py --data FOLDER --out FOLDER
 """
+import os
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from cifar_fastai.data.sources import statistics
 
 CLASSES = ("cat", "dog", "frog", "ship")
 COLOURS = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [180, 180, 40]])
+
+
+def own_cores() -> int:
+    "How many threads are this process's share, where pytest runs several"
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
 def tiny_net(n_out=10, n_in=3, norm="bn"):

@@ -10,6 +10,8 @@ from cifar_fastai.recipe import Recipe
 from cifar_fastai.runs import one_run as runs
 from cifar_fastai.runs.run_folder import load_recipe, saved_recipe
 
+pytestmark = pytest.mark.no_rounding
+
 recipe = tiny.recipe.but(lr=.05, epochs=1, bs=64, min_steps=16)      # of 160 pictures: batches of 8
 
 

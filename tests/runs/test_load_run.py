@@ -11,6 +11,8 @@ from cifar_fastai.errors import InputError
 from cifar_fastai.runs import load_run, report_again, train, verify_run
 from recipes.__main__ import main
 
+pytestmark = pytest.mark.no_rounding
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_registered):

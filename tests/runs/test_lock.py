@@ -10,6 +10,8 @@ from made import names
 from cifar_fastai.errors import InputError
 from cifar_fastai.runs.run_folder import locked
 
+pytestmark = pytest.mark.no_rounding
+
 HOLD = """import os, sys
 from cifar_fastai.runs.run_folder import locked
 with locked(sys.argv[1]):

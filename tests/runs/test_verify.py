@@ -15,6 +15,8 @@ from cifar_fastai.runs import one_run as runs, run_writer
 from cifar_fastai.runs.verify import verify_run
 from recipes.__main__ import main
 
+pytestmark = pytest.mark.no_rounding
+
 
 @pytest.fixture
 def folder(tmp_path):

@@ -27,6 +27,8 @@ from cifar_fastai.training.precision import Precision
 from cifar_fastai.training.schedules import constant, flat_cos, one_cycle, plateau, step
 from cifar_fastai.tricks.regularisers import ClipGradients, L1Loss, mixing
 
+pytestmark = pytest.mark.no_rounding
+
 LOOKS = {
     "validate": lambda learn: learn.validate(),
     "validate the training set": lambda learn: learn.validate(0),
