@@ -62,10 +62,11 @@ def test_the_package_hides_two_messages_and_no_other():
 
 # a terminal
 
-def at_a_terminal(code: str) -> str:
+def at_a_terminal(code: str, **env) -> str:
     "All that a process writes to a terminal"
     ours, theirs = pty.openpty()
-    env, shown = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}, b""
+    here = {"PYTHONPATH": str(ROOT), "COLUMNS": "100", "TERM": "xterm-256color"}
+    env, shown = os.environ | here | env, b""
     process = subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=theirs, env=env)
     os.close(theirs)
     with suppress(OSError):                                    # Linux says so at the end
@@ -92,6 +93,65 @@ def test_the_range_test_has_one_bar_with_its_name_over_all_its_passes():
     assert counts == sorted(counts) and counts[-1] >= 39 and "/5" not in shown, "eight passes of five batches"
     plain = at_a_terminal(LEARNER + "learn.fit(1)")
     assert "lr_find" not in plain and "5/5" in plain and "1/1" in plain, "the control: an epoch's bar and row"
+
+
+RUN = TINY + """
+import tiny
+tiny.register()
+from cifar_fastai import cli
+cli.main(tiny.recipe, ["--data", "digits", "--limit", "200", "--out", %r, *%r])
+"""
+COLOUR = re.compile(r"\x1b\[[\d;]*(?:3[0-7]|38;[\d;]+)m")
+
+
+def test_a_run_has_one_display_over_all_its_stages_and_ends_in_a_table(tmp_path):
+    shown = at_a_terminal(RUN % (str(tmp_path / "run"), []))
+    for stage in ("range test", "epoch 1/2", "epoch 2/2", "validation", "test set", "maps", "page"):
+        assert re.search(rf"{stage} +\S*━", shown), stage
+    whole = [int(p) for p in re.findall(r"(\d+)%  \d+:\d\d gone", shown)]
+    assert whole == sorted(whole) and whole[0] < 60 and whole[-1] == 100
+    page = (tmp_path / "run/report.html").as_uri()
+    assert f";{page}\x1b\\" in shown, "a link that a click opens"
+    end = shown[shown.rindex("┌"):]
+    assert "accuracy" in end and "of 360 pictures" in end and "mirror TTA" in end and "mistakes" in end
+    assert "took  " not in shown and "took  " in (tmp_path / "run/log.txt").read_text(), "a table instead"
+    assert "\x1b[?25h" in shown, "the cursor is back"
+    assert COLOUR.search(shown)
+
+
+def test_no_color_is_honoured_and_quiet_is_quiet(tmp_path):
+    assert not COLOUR.search(shown := at_a_terminal(RUN % (str(tmp_path / "a"), []), NO_COLOR="1"))
+    assert "whole run" in shown
+    assert at_a_terminal(RUN % (str(tmp_path / "b"), ["--quiet", "--lr", ".1"])) == ""
+
+
+def test_a_pipe_gets_lines_without_a_display(tmp_path):
+    done = subprocess.run([sys.executable, "-c", RUN % (str(tmp_path / "run"), ["--lr", ".1"])],
+                          capture_output=True, text=True, timeout=120,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    heads = [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")]
+    assert [h for h in heads if h != "Grad-CAM"] == [
+        "recipe", "data", "device", "net", "rate", "test", "took", "page", "folder"]
+    assert not set("\x1b\r━┌") & set(done.stdout) and done.stderr == ""
+
+
+def test_the_time_left_is_by_what_was_worked_and_not_by_what_was_skipped(monkeypatch):
+    from cifar_fastai.training import progress
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    display = progress.RunDisplay({"range test": 0.0, "training": 900.0, "page": 100.0})
+    display.started = 0.0
+    display.begin("epoch 6/9", 10, 500.0)                  # five were done by the run that was killed
+    now[0] = 20.0
+    display.show(10, 10, 600.0)
+    note = lambda: display.bars.tasks[display.whole].fields["note"]
+    assert note() == "60%  0:20 gone, 1:20 left", "100 took 20 s, 400 are left"
+    now[0] = 80.0
+    display.show(10, 10, 900.0)
+    with display.stage("page"): assert display.bars.tasks[display.at_hand].description == "page"
+    assert note() == "100%  1:20 gone"
+    assert [progress.clock(s) for s in (0, 59.6, 3599, 3600, 90061)] == [
+        "0:00", "1:00", "59:59", "1:00:00", "25:01:01"]
 
 
 def test_the_head_of_a_resumed_table_stands_above_its_first_row(learner, tmp_path, caplog):

@@ -62,7 +62,7 @@ def test_environment_package_lock_and_installation_agree():
     (lambda p, e, v: e["dependencies"].remove("numpy>=2.0"), "numpy"),
     (lambda p, e, v: p["dependencies"].append("left-pad>=1"), "left-pad"),
     (lambda p, e, v: v.update(torch="2.9.0"), "torch"),
-    (lambda p, e, v: e["dependencies"].append("rich>=1"), "rich")])
+    (lambda p, e, v: e["dependencies"].append("click>=1"), "click")])
 def test_each_disagreement_is_named(spoil, named):
     project, env, lock = declared(), environment(), locked()
     spoil(project, env, lock)

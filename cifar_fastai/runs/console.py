@@ -13,11 +13,14 @@ from pathlib import Path
 from ..errors import InputError
 from ..files import SaveError
 
-__all__ = ["OutOfMemory", "show_log", "one_line_errors"]
+__all__ = ["OutOfMemory", "one_line_errors", "show_log", "show_table"]
 
 
 class _Shown(logging.StreamHandler):
-    "Lines on stdout; where its reader has closed the pipe the run goes on, and the log file has the rest"
+    """Lines on stdout, above the live display if there is one; where its reader has closed the pipe the run
+    goes on, and the log file has the rest"""
+    stream = property(lambda self: sys.stdout, lambda self, stream: None)
+
     def handleError(self, record):
         if not isinstance(sys.exc_info()[1], BrokenPipeError): return super().handleError(record)
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -55,9 +58,9 @@ def show_log(
     handlers, level = [], log.level
     least, others = logging.WARNING if quiet else logging.INFO, _shown_from(log)
     if least < others:
-        shown = _Shown(sys.stdout)
+        shown = _Shown()
         shown.setLevel(least)
-        shown.addFilter(lambda record: record.levelno < others)
+        shown.addFilter(lambda record: record.levelno < others and not getattr(record, "in_table", False))
         handlers.append(shown)
     if file is not None:
         kept = _Kept(file, encoding="utf-8")
@@ -71,6 +74,21 @@ def show_log(
         for h in handlers:
             log.removeHandler(h)
             h.close()
+
+
+def show_table(
+    rows: dict[str, str],
+    links: dict[str, str],     # row → what a click on it opens
+) -> None:
+    "A table of two columns at the terminal, by rich, which honours NO_COLOR"
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+    table = Table(show_header=False, border_style="dim")
+    for name, text in rows.items():
+        style = f"link {links[name]}" if name in links else ""
+        table.add_row(Text(name, "bold"), Text(text, style, overflow="fold"))
+    Console(highlight=False).print(table)
 
 
 NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)

@@ -14,8 +14,10 @@ from ..data import ImageData, load_data
 from ..errors import InputError, UnknownName
 from ..loaders import build_augmentation, subsets
 from ..models import MODELS
+from ..parts import LRFind
 from ..recipe import Recipe, counted
 from ..training import (
+    BACKWARD,
     SLIDE_NEEDS,
     SUGGESTIONS,
     ImageLearner,
@@ -31,7 +33,7 @@ from ..training import (
 from ..tricks import AverageWeights, ClipGradients, L1Loss, mixing
 
 __all__ = ["adapted_to", "check_names", "choose_rate", "extras_of", "load_pictures", "regularisers_of",
-           "schedule_of", "suggestions_of"]
+           "schedule_of", "suggestions_of", "work_of"]
 
 log = logging.getLogger("cifar_fastai")
 
@@ -116,3 +118,15 @@ def extras_of(recipe: Recipe) -> list[Callback]:
 def schedule_of(recipe: Recipe, lr: float) -> Callback:
     "The callback of a schedule that is not the one-cycle"
     return create_schedule(recipe.schedule.name, lr, recipe.epochs, **recipe.schedule.options())
+
+
+def work_of(recipe: Recipe, dls, known_rate: bool) -> dict[str, float]:
+    """What each stage of a run costs, in forward passes of a picture, for the time that is left. Maps and
+    page keep to their shares of the training"""
+    views = {"none": 1, "mirror": 2, "mirror+shift": 6}
+    trained = recipe.epochs * BACKWARD * len(dls.train.dataset)
+    tests = isinstance(recipe.lr, LRFind) and not known_rate
+    return {"range test": recipe.lr.num_it * BACKWARD * dls.train.bs if tests else 0.0,
+            "training": trained + recipe.epochs * len(dls.valid.dataset),
+            "test set": len(dls.loaders[-1].dataset) * views[recipe.tta],
+            "maps": .05 * trained, "page": .05 * trained}

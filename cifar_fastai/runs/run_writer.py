@@ -7,9 +7,10 @@
 """
 import csv
 import logging
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 
@@ -24,9 +25,10 @@ from ..machine import describe_device, versions
 from ..models import model_summary
 from ..page import FeatureRecorder, write_report
 from ..recipe import Recipe, counted, training_fields
-from ..training import ImageLearner
+from ..training import ImageLearner, RunDisplay, clock
 from ..weights import About, save_weights
-from .console import one_line_errors, show_log
+from .console import one_line_errors, show_log, show_table
+from .from_recipe import work_of
 from .logs import History, TensorBoardLog
 from .report import FoundRate, measure_evidence, numbers, write_predictions
 from .run_folder import begin, begun, choose_folder, locked, remove_if_refused, seal
@@ -68,17 +70,19 @@ def open_run(
     "Hold the run's folder, show and keep its lines, stop in time after a signal. Raises: InputError"
     folder = choose_folder(recipe, out, resume)
     with remove_if_refused(folder), locked(folder), one_line_errors(folder, recipe.bs), \
-         show_log(folder / "log.txt", quiet), StopOnSignal() as stop:
-        yield RunWriter(recipe, folder, stop, resume, checkpoint_minutes)
+         show_log(folder / "log.txt", quiet), StopOnSignal() as stop, ExitStack() as shown:
+        yield RunWriter(recipe, folder, stop, resume, checkpoint_minutes, shown, quiet)
 
 
 class RunWriter:
     "The folder of a run while the recipe is trained"
 
-    def __init__(self, asked: Recipe, folder: Path, stop: StopOnSignal, resume: bool, checkpoint_minutes):
+    def __init__(self, asked: Recipe, folder: Path, stop: StopOnSignal, resume: bool, checkpoint_minutes,
+                 shown: ExitStack, quiet: bool):     # `shown` closes the live display
         self.asked, self.folder, self.stop, self.resume = asked, folder, stop, resume
         self.started, self.checkpoint_minutes = time.monotonic(), checkpoint_minutes
         self.before, self.evidence = begun(folder) if resume else {}, {}
+        self.shown, self.quiet, self.display = shown, quiet, None
         self.lr_file = folder / "checkpoints" / "lr_find.json"
 
     def begin(self, learn: ImageLearner, data: ImageData | str | Path, split: float | None = None) -> None:
@@ -87,6 +91,7 @@ class RunWriter:
         cam_of(learn.model, learn.recipe.explain.layer)        # refuses a layer that is not there
         self._say_start()
         learn.epoch_table.write = log.info
+        self._show_progress()
         learn.add_cb(self.stop)
         named = None
         if not isinstance(data, ImageData): named = str(Path(data).resolve() if Path(data).exists() else data)
@@ -95,6 +100,17 @@ class RunWriter:
         begin(self.folder, learn.recipe, decided, self.resume)
         summary = model_summary(learn.model, learn.dls.data.size)
         save_atomically(self.folder / "model.txt", summary.encode())
+
+    def _show_progress(self) -> None:
+        "A live display of the whole run, where somebody watches at a terminal"
+        if (bar := getattr(self.learn, "progress", None)) is None: return
+        self.shown.callback(vars(bar).update, display=None, quiet=bar.quiet)     # as it was, after the run
+        bar.quiet = self.quiet
+        if self.quiet or not sys.stdout.isatty(): return
+        work = work_of(self.learn.recipe, self.learn.dls, known_rate=self.rate_found() is not None)
+        self.display = bar.display = self.shown.enter_context(RunDisplay(work))
+
+    def _stage(self, name: str): return self.display.stage(name) if self.display else nullcontext()
 
     def _say_start(self) -> None:
         "The recipe as it is trained, the data, the device and the net"
@@ -140,7 +156,8 @@ class RunWriter:
     def measure_maps(self, interp: ImageInterpretation) -> dict[str, list[Evidence]]:
         "Insertion and deletion of the maps by figure, for results.json and the captions; said in the log"
         recipe, trained = self.learn.recipe, len(self.learn.dls.train.dataset)
-        self.evidence = measure_evidence(interp, recipe.explain.layer, recipe.epochs * trained)
+        with self._stage("maps"):
+            self.evidence = measure_evidence(interp, recipe.explain.layer, recipe.epochs * trained)
         shown, *others = self.evidence.values() or [[]]
         for e in [e for e in shown if e.better]: log.info("Grad-CAM    %s", e.caption)
         for line in warnings_of(shown, sum(others, [])): log.warning("Grad-CAM    %s", line)
@@ -157,11 +174,13 @@ class RunWriter:
         self.stop.check()
         run = Run(folder, self._results(interp, found), learn, interp)
         write_json(folder / "results.json", run.results)
-        write_page(run, self.history.rows, found, self.recorded()["lrs"], self.features.features)
+        with self._stage("page"):
+            write_page(run, self.history.rows, found, self.recorded()["lrs"], self.features.features)
         self._to_tensorboard(found)
         learn.remove_cb(self.stop)
         seal(folder)
-        _announce(run)
+        self.shown.close()                               # the table stands where the display was
+        _announce(run, in_table=self.display is not None)
         return run
 
     def _results(self, interp, found) -> dict:
@@ -220,11 +239,18 @@ def _n_parameters(model) -> int: return sum(p.numel() for p in model.parameters(
 def _rounded(values) -> str: return "(" + ", ".join(f"{v:.4f}".lstrip("0") for v in values) + ")"
 
 
-def _announce(run: Run) -> None:
-    r = run.results
-    tta = f", {r['accuracy_tta']:.2%} with {r['tta']} TTA" if "accuracy_tta" in r else ""
-    log.info("test        %.2f %% of %s%s; cross-entropy %.4f, %s", 100 * r["accuracy"],
-             counted(r["pictures"], "picture"), tta, r["cross_entropy"], counted(r["mistakes"], "mistake"))
-    log.info("took        %.0f s", r["seconds"])
-    log.info("page        %s", (run.folder / "report.html").resolve().as_uri())
-    log.info("folder      %s", run.folder)
+def _announce(run: Run, in_table: bool) -> None:
+    "The figures of the end, as a table at a terminal and as lines of the log elsewhere"
+    r, page, hidden = run.results, (run.folder / "report.html").resolve().as_uri(), {"in_table": in_table}
+    pictures, mistakes = counted(r["pictures"], "picture"), counted(r["mistakes"], "mistake")
+    tta = {f"with {r['tta']} TTA": f"{r['accuracy_tta']:.2%}"} if "accuracy_tta" in r else {}
+    log.info("test        %.2f %% of %s%s; cross-entropy %.4f, %s", 100 * r["accuracy"], pictures,
+             "".join(f", {v} {k}" for k, v in tta.items()), r["cross_entropy"], mistakes, extra=hidden)
+    log.info("took        %.0f s", r["seconds"], extra=hidden)
+    log.info("page        %s", page, extra=hidden)
+    log.info("folder      %s", run.folder, extra=hidden)
+    if in_table:
+        show_table({"accuracy": f"{r['accuracy']:.2%} of {pictures}", **tta, "mistakes": f"{r['mistakes']:,}",
+                    "cross-entropy": f"{r['cross_entropy']:.4f}", "time": clock(r["seconds"]), "page": page,
+                    "folder": str(run.folder)},
+                   links={"page": page, "folder": page.removesuffix("report.html")})

@@ -3,8 +3,8 @@
 In: `DataLoaders` and a net, by name, function or module. Out: an ordinary `Learner`, with `lr_find` and
 `fit_one_cycle` as its users know them.
 
-Read learner first, then lr_finder and schedules (the rate), precision, losses, optimizers and muon
-(what a step is made of), then callbacks, device_recorder and keep_best (what watches it).
+Read learner first, then lr_finder and schedules (the rate), precision, losses and optimizers (what
+a step is made of), then callbacks, progress, device_recorder and keep_best (what watches it).
 """
 from .callbacks import epoch_row, fitting, inside_fit
 from .keep_best import KeepBest
@@ -24,9 +24,10 @@ from .lr_finder import (
 )
 from .optimizers import optimizer
 from .precision import Precision, precision_of
+from .progress import BACKWARD, RunDisplay, clock, watched
 from .schedules import create_schedule
 
-__all__ = ["ImageLearner", "KeepBest", "Precision", "SLIDE_NEEDS", "SUGGESTIONS", "cifar_learner",
-           "create_schedule", "epoch_row", "explain_rate", "fallback_rate", "fitting", "inside_fit",
-           "minimum", "optimizer", "peak", "peak_factor", "plausible_rate", "precision_of", "slide", "steep",
-           "valley"]
+__all__ = ["BACKWARD", "ImageLearner", "KeepBest", "Precision", "RunDisplay", "SLIDE_NEEDS", "SUGGESTIONS",
+           "cifar_learner", "clock", "create_schedule", "epoch_row", "explain_rate", "fallback_rate",
+           "fitting", "inside_fit", "minimum", "optimizer", "peak", "peak_factor", "plausible_rate",
+           "precision_of", "slide", "steep", "valley", "watched"]

@@ -1,6 +1,6 @@
-"""Small fastai callbacks: progress bars, epoch table, seeds per epoch. They work on a stock Learner too.
+"""Small fastai callbacks: epoch table, seeds per epoch. They work on a stock Learner too.
 
-    learn.add_cbs([WatchProgress(), EpochTable()])
+    learn.add_cbs([EpochSeed(0), EpochTable()])
 """
 import inspect
 import re
@@ -10,15 +10,13 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from fastai.callback.core import Callback, TrainEvalCallback
-from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner, Recorder
 from fastcore.foundation import L
 from fastcore.imports import IN_NOTEBOOK
-from fastprogress.fastprogress import ConsoleProgressBar, progress_bar
 
 from .lr_finder import same_draws
 
-__all__ = ["EpochSeed", "EpochTable", "WatchProgress", "epoch_row", "fitting", "inside_fit", "look",
+__all__ = ["EpochSeed", "EpochTable", "epoch_row", "fitting", "inside_fit", "look",
            "loops"]
 
 LOOPS = {inspect.unwrap(getattr(Learner, n)).__code__: n for n in ("fit", "tta")}
@@ -183,70 +181,3 @@ def _seed(seed: int, on_cpu: bool) -> None:
 
 
 def _quiet(*_): "In the place of `print`"
-
-
-class _NoBars:
-    "Stands where fastai's master bar is missing: `ShowGraphCallback` draws into it, in notebooks only"
-    def __bool__(self): return False
-    def update_graph(self, *args, **kwargs): "Nothing to draw on"
-
-
-class WatchProgress(ProgressCallback):
-    """fastai's bars in a notebook; one live bar at a terminal; none where the output is piped.
-    The loss is only read when it is shown"""
-    name, live, pbar, mbar = "progress", False, None, _NoBars()
-
-    @staticmethod
-    def wanted() -> bool:
-        "Whether somebody watches: in a notebook or at a terminal"
-        return IN_NOTEBOOK or sys.stdout.isatty()
-
-    def before_fit(self):
-        self.run = not inside_fit(self.learn)
-        if not self.run: return
-        self.live = self.create_mbar and self.wanted()
-        if IN_NOTEBOOK: super().before_fit()
-
-    def _launch_pbar(self):
-        if IN_NOTEBOOK and self.mbar: super()._launch_pbar()
-        elif IN_NOTEBOOK: self._alone()                       # a pass that only predicts has no master bar
-        elif not self.live: self.pbar = None
-        elif (test := self._range_test()) is None: self._new_bar(len(self.dl))
-        elif self.pbar is None: self._new_bar(test.num_it, "lr_find")     # one for all its passes
-
-    def _alone(self):
-        self.pbar = progress_bar(self.dl, leave=False)
-        self.pbar.update(0)
-
-    def _range_test(self): return getattr(self.learn, "lr_finder", None)
-
-    def _new_bar(self, total: int, label: str = ""):
-        self.pbar = ConsoleProgressBar(range(total), leave=False)
-        self.pbar.prefix = label
-        self.pbar.update(0)
-
-    def after_batch(self):
-        if self.pbar is None: return
-        done, bar = self.iter + 1 if self._range_test() is None else self.train_iter, self.pbar
-        due = done <= bar.first_its or bar.last_v is None or done >= bar.last_v + getattr(bar, "wait_for", 1)
-        if due and self.training and hasattr(self, "smooth_loss"):
-            bar.comment = f"{self.smooth_loss.item():.4f}"
-        bar.update(done)
-
-    def after_train(self):
-        if IN_NOTEBOOK or self._range_test() is None: self._end_bar()
-
-    def after_validate(self): self.after_train()
-
-    def _end_bar(self):
-        if self.pbar is not None:
-            self.pbar.prefix = ""               # it would be left on the line
-            self.pbar.on_iter_end()
-        self.pbar = None
-
-    def after_fit(self): self.cleanup()
-
-    def cleanup(self):
-        "Close the bars"
-        self._end_bar()
-        super().after_fit()

@@ -35,12 +35,13 @@ from ..errors import InputError
 from ..loaders import LoaderError, worker_failed
 from ..models import create_model, head_of, layer_groups, zero_residuals
 from ..parts import Build, Loss, LRFind, OneCycle, Optimizer
-from .callbacks import EpochSeed, EpochTable, WatchProgress, look, loops
+from .callbacks import EpochSeed, EpochTable, look, loops
 from .device_recorder import DeviceRecorder, mean_metric
 from .losses import create_loss
 from .lr_finder import find_rate
 from .optimizers import TorchOptimizer, optimizer
 from .precision import Precision, choose_precision
+from .progress import WatchProgress, watched
 from .schedules import one_cycle
 
 __all__ = ["ImageLearner", "cifar_learner"]
@@ -139,7 +140,7 @@ class ImageLearner(Learner):
 
     def tta(self, *args, **kwargs):
         "fastai's `tta`, without bars where the output is piped"
-        with look(self), nullcontext() if WatchProgress.wanted() else self.no_bar():
+        with look(self), nullcontext() if watched() else self.no_bar():
             return super().tta(*args, **kwargs)
 
     def validate(self, ds_idx=1, dl=None, cbs=None):

@@ -11,7 +11,8 @@ from fastai.metrics import F1Score, accuracy, error_rate
 from stock import Net, stock_dls
 from torch import nn
 
-from cifar_fastai.training.callbacks import EpochSeed, EpochTable, WatchProgress, fitting
+from cifar_fastai.training.callbacks import EpochSeed, EpochTable, fitting
+from cifar_fastai.training.progress import WatchProgress
 
 
 class Draws(Callback):

@@ -3,8 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from cifar_fastai.training.muon import KernelMuon
-from cifar_fastai.training.optimizers import optimizer
+from cifar_fastai.training.optimizers import KernelMuon, optimizer
 
 CHANNELS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
