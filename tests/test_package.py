@@ -20,8 +20,8 @@ def declared() -> dict:
 def environment() -> dict: return yaml.safe_load((ROOT / "environment.yml").read_text())
 
 
-def locked() -> dict:
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
+def locked(name: str = "requirements.lock") -> dict:
+    lines = (ROOT / name).read_text().splitlines()
     return {_key(name): version for name, version in (line.split("==") for line in lines if "==" in line)}
 
 
@@ -74,3 +74,17 @@ def test_each_disagreement_is_named(spoil, named):
 def test_never_depends_on_what_takes_albumentations_name():
     assert not {"albumentationsx"} & {Requirement(d).name.lower() for d in declared()["dependencies"]}
     assert "albumentationsx" not in locked()
+
+
+def test_the_lock_has_a_version_in_range_for_every_extra():
+    lock = locked()
+    for extra, needs in declared()["optional-dependencies"].items():
+        for need in map(Requirement, needs):
+            assert Version(lock[_key(need.name)]) in need.specifier, f"{extra}: {need}"
+
+
+def test_the_lock_for_a_cpu_is_the_other_without_cuda():
+    lock, cpu = locked(), locked("requirements-cpu.lock")
+    assert {n for n in lock if n not in cpu} == {n for n in lock if re.match("nvidia-|cuda-|triton", n)} != set()
+    assert {n for n, v in cpu.items() if v != lock[n]} == {"torch", "torchvision"}
+    assert cpu["torch"] == lock["torch"] + "+cpu"
