@@ -2,7 +2,7 @@
 
 Names: loader, step, interpretation, start, scale, gradcam, gpu, choices; none means all. FILE keeps the
 suites that are not measured this time. Apart from these: `chart FILE PICTURE`, `document FILE PAGE`,
-`accuracy DATA`, `faults`, `maps WEIGHTS ... --data DATA`, `page RUN` and `predecessors DATA`.
+`accuracy DATA`, `faults`, `maps WEIGHTS ... --data DATA`, `notebooks`, `page RUN` and `predecessors DATA`.
 """
 import argparse
 import os
@@ -19,7 +19,7 @@ BY_CPU = ("loader", "step", "interpretation", "gradcam", "choices")   # in one p
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     warnings.filterwarnings("ignore")     # of the competitors, as they are imported
-    if argv[:1] in (["accuracy"], ["faults"], ["maps"], ["page"], ["predecessors"]):
+    if argv[:1] in (["accuracy"], ["faults"], ["maps"], ["notebooks"], ["page"], ["predecessors"]):
         return import_module(f"benchmarks.{argv[0]}").main(argv[1:]) or 0
     if argv[:1] == ["chart"] or argv[:1] == ["document"]:
         return getattr(import_module("benchmarks.summary"), argv[0])(argv[1:])

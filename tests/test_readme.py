@@ -1,4 +1,4 @@
-"""What the README shows in Python and JSON runs as it stands there, and comes to something."""
+"""What README and docs/train.md show in Python and JSON runs as it stands there, and comes to something."""
 import re
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from cifar_fastai import Recipe, policy, train
 from cifar_fastai.runs.run_folder import load_recipe
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+TRAIN = (Path(__file__).parent.parent / "docs" / "train.md").read_text()
+LINES, AMENDED = (re.findall(r"```python\n(.*?)```", text, re.S)[0] for text in (README, TRAIN))
 
 
 @pytest.mark.slow
@@ -19,7 +20,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 @pytest.mark.usefixtures("all_cores")
 def test_the_notebook_cell_trains_a_net_that_knows_digits():
     names = {}
-    exec(BLOCKS[0].replace("n_epoch=20", "n_epoch=5").replace("cycle(20", "cycle(5"), names)
+    exec(LINES.replace("n_epoch=20", "n_epoch=5").replace("cycle(20", "cycle(5"), names)
     learn, interp, out = (names[k] for k in ("learn", "interp", "out"))
     assert interp.accuracy > .85 and learn.validate()[1] == pytest.approx(interp.accuracy, abs=.01)
     assert out.maps.shape[-2:] == (32, 32) and len(out.maps) == 64 == len(out.logits)
@@ -30,7 +31,7 @@ def test_the_notebook_cell_trains_a_net_that_knows_digits():
 
 def test_the_notebook_lines_end_in_the_weights_of_the_recipe(tmp_path, undrawn):
     from recipes.resnet18_20ep import recipe
-    lines = BLOCKS[0].split("\n\n")[:2]
+    lines = LINES.split("\n\n")[:2]
     for a, b in (('"digits", bs=64', "data, bs=8"), ("resnet18", "tiny_net"), ("20", "4")):
         assert a in lines[1]
         lines[1] = lines[1].replace(a, b)
@@ -53,7 +54,7 @@ def test_the_amended_recipe_leaves_a_whole_run(tmp_path, monkeypatch):
     from cifar_fastai.runs.verify import verify_run
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(BLOCKS[1].replace("epochs=5", "epochs=1"), names)
+    exec(AMENDED.replace("epochs=5", "epochs=1"), names)
     folder = names["run"].folder
     assert verify_run(folder)[0] == [] and folder.resolve().parent == tmp_path / "runs" / "mine"
 
@@ -66,7 +67,7 @@ def test_commands_are_described_in_the_same_words_in_the_readme_and_in_help():
 
 
 def test_the_file_is_the_recipe_that_it_looks_like(tmp_path):
-    (tmp_path / "mine.json").write_text(re.findall(r"```json\n(.*?)```", README, re.S)[0])
+    (tmp_path / "mine.json").write_text(re.findall(r"```json\n(.*?)```", TRAIN, re.S)[0])
     aug = policy.from_dict({"pad": 4, "flip": .5})
     found = load_recipe(tmp_path / "mine.json", name="mine")
     assert found == Recipe(name="mine", model="resnet18", epochs=5, schedule="flat_cos",

@@ -1,0 +1,64 @@
+"""python -m benchmarks notebooks [01 02 …]: run the notebooks and write them as pages of docs/, with outputs.
+
+The notebooks themselves stay without outputs. Progress bars are left out; pictures are PNGs of 128 colours.
+"""
+import io
+import re
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+__all__ = ["main", "page_of"]
+
+ROOT = Path(__file__).parents[1]
+ENDED = ("01", "02", "03")      # of these the outputs are shown; Colab's needs a GPU
+
+
+def main(argv: list[str]) -> int:
+    import nbformat
+    from nbclient import NotebookClient
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        if path.name[:2] not in (argv or ENDED): continue
+        print(f"{path.name} …", file=sys.stderr, flush=True)
+        book = nbformat.read(path, 4)
+        NotebookClient(book, timeout=900, kernel_name="python3").execute()
+        text, pictures = page_of(book, path.stem)
+        for name, png in pictures.items(): (ROOT / "docs" / "figures" / name).write_bytes(_small(png))
+        (ROOT / "docs" / f"{path.stem}.md").write_text(text)
+    return 0
+
+
+def page_of(book, stem: str) -> tuple[str, dict[str, bytes]]:
+    "The Markdown of a notebook that has run, and its pictures by the name of their file"
+    from nbconvert import MarkdownExporter
+    from nbconvert.preprocessors import ExtractOutputPreprocessor
+    for cell in book.cells:
+        for output in cell.get("outputs", []): output.get("data", {}).pop("text/html", None)    # of the bars
+        cell["outputs"] = [o for o in cell.get("outputs", []) if o.get("data", {"text": 1}) and not _empty(o)]
+    names = "figures/" + stem + "_{cell_index}_{index}{extension}"
+    exporter = MarkdownExporter()
+    exporter.register_preprocessor(ExtractOutputPreprocessor(output_filename_template=names), enabled=True)
+    body, resources = exporter.from_notebook_node(book)
+    body = re.sub(r"!\[png\]", "![output of the cell above]", body)
+    body = re.sub(r"\]\((\d\d_\w+)\.ipynb\)", r"](\1.md)", body)
+    body = re.sub(r"\n{3,}", "\n\n", body).strip()
+    note = f"*`notebooks/{stem}.ipynb`, as it ran: `python -m benchmarks notebooks` wrote this page.*"
+    title, _, rest = body.partition("\n")
+    found = {Path(k).name: v for k, v in resources.get("outputs", {}).items()}
+    return f"{title}\n\n{note}\n{rest}\n", found
+
+
+def _empty(output) -> bool:
+    "What stands for a bar or a figure in text alone"
+    text = output.get("text") or output.get("data", {}).get("text/plain", "x")
+    has = set(output.get("data", {})) - {"text/plain"}
+    bare = re.fullmatch(r"<[\w.]*(Figure|HTML|Axes)[^\n]*>", text.strip())
+    return not text.strip() or (not has and bare is not None)
+
+
+def _small(png: bytes) -> bytes:
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    return out.getvalue()
