@@ -88,3 +88,15 @@ def test_the_lock_for_a_cpu_is_the_other_without_cuda():
     assert set(lock) - set(cpu) == {n for n in lock if re.match("nvidia-|cuda-|triton", n)} != set()
     assert {n for n, v in cpu.items() if v != lock[n]} == {"torch", "torchvision"}
     assert cpu["torch"] == lock["torch"] + "+cpu"
+
+
+def test_condas_own_grammar_reads_every_entry_as_it_is_meant():
+    rattler = pytest.importorskip("rattler", reason="py-rattler is not installed: pip install -e '.[test]'")
+    entries = [d for d in environment()["dependencies"] if isinstance(d, str)]
+    specs = [rattler.MatchSpec(e) for e in entries]
+    assert [s.name.normalized for s in specs] == [_key(Requirement(e).name) for e in entries]
+    for spec, entry in zip(specs, entries):
+        for version in ("0.1", "3.9", "3.11.4", "3.14", "24.0", "2.5"):
+            assert rattler.VersionSpec(str(spec.version)).matches(rattler.Version(version)) == (
+                Version(version) in Requirement(entry).specifier), (entry, version)
+    with pytest.raises(Exception, match="version spec"): rattler.MatchSpec("python>=3.11,,<3")
