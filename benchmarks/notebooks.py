@@ -32,27 +32,34 @@ def main(argv: list[str]) -> int:
 def page_of(book, stem: str) -> tuple[str, dict[str, bytes]]:
     "The Markdown of a notebook that has run, and its pictures by the name of their file"
     from nbconvert import MarkdownExporter
-    from nbconvert.preprocessors import ExtractOutputPreprocessor
+    book.metadata.setdefault("language_info", {"name": "python"})
     for cell in book.cells:
-        for output in cell.get("outputs", []): output.get("data", {}).pop("text/html", None)    # of the bars
-        cell["outputs"] = [o for o in cell.get("outputs", []) if o.get("data", {"text": 1}) and not _empty(o)]
-    names = "figures/" + stem + "_{cell_index}_{index}{extension}"
-    exporter = MarkdownExporter()
-    exporter.register_preprocessor(ExtractOutputPreprocessor(output_filename_template=names), enabled=True)
-    body, resources = exporter.from_notebook_node(book)
+        kept = []
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("text/html", None)                      # of the bars
+            if not _empty(output) and output not in kept: kept.append(output)   # a live graph is there twice
+        if "outputs" in cell: cell["outputs"] = kept
+    where = {"unique_key": stem, "output_files_dir": "figures"}
+    body, resources = MarkdownExporter().from_notebook_node(book, resources=where)
     body = re.sub(r"!\[png\]", "![output of the cell above]", body)
     body = re.sub(r"\]\((\d\d_\w+)\.ipynb\)", r"](\1.md)", body)
-    body = re.sub(r"\n{3,}", "\n\n", body).strip()
+    body = re.sub(r"(?s)```html\n<div>\s*(<table.*?</table>)\s*</div>\s*```", _table, body)
+    body = re.sub(r"\n\s*\n\s*\n", "\n\n", body).strip()
     note = f"*`notebooks/{stem}.ipynb`, as it ran: `python -m benchmarks notebooks` wrote this page.*"
     title, _, rest = body.partition("\n")
     found = {Path(k).name: v for k, v in resources.get("outputs", {}).items()}
     return f"{title}\n\n{note}\n{rest}\n", found
 
 
+def _table(found: re.Match) -> str:
+    "fastai's table of epochs without its indent, which Markdown takes for code"
+    return re.sub(r"(?m)^\s+", "", found[1])
+
+
 def _empty(output) -> bool:
     "What stands for a bar or a figure in text alone"
-    text = output.get("text") or output.get("data", {}).get("text/plain", "x")
-    has = set(output.get("data", {})) - {"text/plain"}
+    data = output.get("data", {})
+    text, has = output.get("text") or data.get("text/plain", "x" if data else ""), set(data) - {"text/plain"}
     bare = re.fullmatch(r"<[\w.]*(Figure|HTML|Axes)[^\n]*>", text.strip())
     return not text.strip() or (not has and bare is not None)
 

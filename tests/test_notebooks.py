@@ -98,3 +98,34 @@ def test_your_own_pictures(executed, tmp_path):
     told = complaints(found)       # log lines, no warnings: what was split off, what was left out
     assert all("left out of" in line or "split off to test" in line for line in told)
     assert any("fc.weight" in line for line in told)
+
+
+def test_a_page_of_a_notebook_has_its_text_code_values_and_pictures_but_no_bars():
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("nbconvert")
+    from benchmarks.notebooks import page_of
+    v4, png = nbformat.v4, "iVBORw0KGgo="
+    bar = {"text/html": "<progress>", "text/plain": "<IPython.core.display.HTML object>"}
+    out = [v4.new_output("display_data", bar),
+           v4.new_output("stream", text="accuracy 97.22%\n"),
+           *2 * [v4.new_output("display_data", {"image/png": png, "text/plain": "<Figure size 640x480>"})]]
+    book = v4.new_notebook(cells=[v4.new_markdown_cell("# Train\n\nSee [explain](02_explain.ipynb)."),
+                                  v4.new_code_cell("print(1)", outputs=out)])
+    text, found = page_of(book, "01_train")
+    name, = found
+    assert text.startswith("# Train\n\n*`notebooks/01_train.ipynb`")
+    assert "[explain](02_explain.md)" in text and name.startswith("01_train_")
+    assert "```python\nprint(1)\n```" in text and "    accuracy 97.22%" in text
+    assert f"(figures/{name})" in text
+    assert "progress" not in text and "IPython" not in text and "Figure size" not in text
+
+
+@pytest.mark.parametrize("stem", ["01_train", "02_explain", "03_your_own_pictures"])
+def test_the_rendered_page_has_every_cell_of_the_notebook_as_it_is_now(stem):
+    page = (FOLDER.parent / "docs" / f"{stem}.md").read_text()
+    for c in cells(FOLDER / f"{stem}.ipynb"):
+        source = "".join(c["source"])
+        if c["cell_type"] == "code": assert f"```python\n{source}\n```" in page, source
+        else: assert all(line in page for line in source.splitlines() if ".ipynb" not in line), source
+    for name in re.findall(r"\((figures/[^)]+)\)", page): assert (FOLDER.parent / "docs" / name).exists()
+    assert page.count("(figures/") >= 2 and re.search(r"\d\d\.\d\d ?%", page)

@@ -134,7 +134,8 @@ class EpochTable(Callback):
 
     def before_fit(self):
         free = self.learn.logger in (print, _quiet)   # `CSVLogger` gives back what it took, later than we do
-        self.run = fitting(self.learn) and not IN_NOTEBOOK and free
+        bars = IN_NOTEBOOK and not getattr(getattr(self.learn, "progress", None), "quiet", False)
+        self.run = fitting(self.learn) and not bars and free
         if self.run: self.learn.logger = _quiet   # of the Recorder, whose row this is
         self.head_due = self.run
 

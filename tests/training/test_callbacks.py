@@ -200,3 +200,12 @@ def test_no_batch_waits_for_a_number_where_nobody_sees_it(learner, monkeypatch):
     assert few == many < 20
     monkeypatch.setattr(sys, "stdout", Terminal())
     assert fetches(learner(bs=8), monkeypatch) > many, "the control: a live bar does"
+
+
+def test_in_a_notebook_a_quiet_fit_shows_neither_a_bar_nor_fastais_rows(learner, monkeypatch, capsys):
+    from cifar_fastai.training import callbacks, progress
+    for room in (callbacks, progress): monkeypatch.setattr(room, "IN_NOTEBOOK", True)
+    learn, rows = learner(), []
+    learn.progress.quiet, learn.epoch_table.write = True, rows.append
+    learn.fit(1)
+    assert capsys.readouterr().out == "" and len(rows) == 2, "the table goes where it was told to"
