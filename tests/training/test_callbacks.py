@@ -206,6 +206,6 @@ def test_in_a_notebook_a_quiet_fit_shows_neither_a_bar_nor_fastais_rows(learner,
     from cifar_fastai.training import callbacks, progress
     for room in (callbacks, progress): monkeypatch.setattr(room, "IN_NOTEBOOK", True)
     learn, rows = learner(), []
-    learn.progress.quiet, learn.epoch_table.write = True, rows.append
+    learn.logger, learn.progress.quiet, learn.epoch_table.write = print, True, rows.append
     learn.fit(1)
     assert capsys.readouterr().out == "" and len(rows) == 2, "the table goes where it was told to"
