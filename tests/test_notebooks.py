@@ -45,7 +45,7 @@ def executed():
         for c in book.cells: c.source = re.sub(r"(?m)^EPOCHS = \d+", "EPOCHS = 2", c.source)
         plain = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}     # inline
         plain["OMP_NUM_THREADS"] = str(own_cores())
-        nbclient.NotebookClient(book, timeout=280, kernel_name="python3",
+        nbclient.NotebookClient(book, timeout=800, kernel_name="python3",
                                 resources={"metadata": {"path": str(folder)}}).execute(env=plain)
         return book.cells
     return run
@@ -55,6 +55,13 @@ def printed(found: list[dict]) -> str:
     "Text on standard output and values"
     outputs = [o for c in found for o in c.get("outputs", [])]
     return "\n".join(o.get("text") or o.get("data", {}).get("text/plain", "") for o in outputs)
+
+
+def transferred(found: list[dict]) -> float:
+    "The accuracy in the last row of the table below the cell that loads weights"
+    cell = next(c for c in found if "load_weights" in c["source"])
+    table = next(o["data"]["text/html"] for o in reversed(cell["outputs"]) if "text/html" in o.get("data", {}))
+    return float(re.findall(r"<td>([\d.]+)</td>", table)[-1])
 
 
 def complaints(found: list[dict]) -> list[str]:
@@ -98,6 +105,7 @@ def test_your_own_pictures(executed, tmp_path):
     told = complaints(found)       # log lines, no warnings: what was split off, what was left out
     assert all("left out of" in line or "split off to test" in line for line in told)
     assert any("fc.weight" in line for line in told)
+    assert transferred(found) > .6, "another net with other classes, after three epochs on 200 pictures"
 
 
 def test_a_page_of_a_notebook_has_its_text_code_values_and_pictures_but_no_bars():

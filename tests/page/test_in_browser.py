@@ -299,3 +299,10 @@ def test_the_file_asks_for_nothing_and_is_one_file(report):
     assert not re.findall(r"(?:src|href)=[\"'](?!data:|#)[^\"']", text) and "@import" not in text
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
     assert data["mistakes"] == len(mistakes(report))
+
+
+def test_the_printed_page_has_its_pictures(page):
+    def pictures() -> int: return page.pdf(format="A4").count(b"/Subtype /Image")
+    with_them = pictures()
+    page.add_style_tag(content="@media print { * { print-color-adjust: economy !important; } }")
+    assert with_them > 0 == pictures(), "the control: backgrounds are not printed by themselves"
