@@ -62,7 +62,7 @@ def test_the_package_hides_two_messages_and_no_other():
 
 # a terminal
 
-def at_a_terminal(code: str, **env) -> str:
+def at_a_terminal(code: str, status: int = 0, **env) -> str:
     "All that a process writes to a terminal"
     ours, theirs = pty.openpty()
     here = {"PYTHONPATH": str(ROOT), "COLUMNS": "100", "TERM": "xterm-256color"}
@@ -72,7 +72,7 @@ def at_a_terminal(code: str, **env) -> str:
     with suppress(OSError):                                    # Linux says so at the end
         while data := os.read(ours, 4096): shown += data
     os.close(ours)
-    assert process.wait() == 0, shown.decode()
+    assert process.wait() == status, shown.decode()
     return shown.decode()
 
 
@@ -123,6 +123,26 @@ def test_no_color_is_honoured_and_quiet_is_quiet(tmp_path):
     assert not COLOUR.search(shown := at_a_terminal(RUN % (str(tmp_path / "a"), []), NO_COLOR="1"))
     assert "whole run" in shown
     assert at_a_terminal(RUN % (str(tmp_path / "b"), ["--quiet", "--lr", ".1"])) == ""
+
+
+STOPPED = """
+import os, signal, sys
+from fastai.callback.core import Callback
+from cifar_fastai import train
+from cifar_fastai.errors import report_errors
+def stop(cb):
+    if cb.epoch == 1: os.kill(os.getpid(), signal.SIGINT)
+recipe = tiny.recipe.but(lr=.1, limit=200, epochs=3)
+with report_errors(): train(recipe, "digits", %r, cbs=Callback(after_step=stop))
+"""
+
+
+def test_ctrl_c_takes_the_display_away_and_says_how_to_go_on(tmp_path):
+    folder = str(tmp_path / "run")
+    shown = at_a_terminal(TINY + "import tiny\ntiny.register()\n" + STOPPED % folder, status=130)
+    end = shown[shown.rindex("\x1b[?25h"):]                # the cursor is back
+    assert "stopped by SIGINT at epoch 1" in end and f"Go on with --resume: {folder} is whole." in end
+    assert "whole run" in shown and "whole run" not in end and "┌" not in end
 
 
 def test_a_pipe_gets_lines_without_a_display(tmp_path):

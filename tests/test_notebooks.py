@@ -60,8 +60,8 @@ def printed(found: list[dict]) -> str:
 def transferred(found: list[dict]) -> float:
     "The accuracy in the last row of the table below the cell that loads weights"
     cell = next(c for c in found if "load_weights" in c["source"])
-    table = next(o["data"]["text/html"] for o in reversed(cell["outputs"]) if "text/html" in o.get("data", {}))
-    return float(re.findall(r"<td>([\d.]+)</td>", table)[-1])
+    tables = [o["data"]["text/html"] for o in cell["outputs"] if "text/html" in o.get("data", {})]
+    return float(re.findall(r"<td>([\d.]+)</td>", tables[-1])[-1])
 
 
 def complaints(found: list[dict]) -> list[str]:
