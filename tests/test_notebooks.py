@@ -45,7 +45,7 @@ def executed():
         for c in book.cells: c.source = re.sub(r"(?m)^EPOCHS = \d+", "EPOCHS = 2", c.source)
         plain = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}     # inline
         plain["OMP_NUM_THREADS"] = str(own_cores())
-        nbclient.NotebookClient(book, timeout=800, kernel_name="python3",
+        nbclient.NotebookClient(book, timeout=280, kernel_name="python3",
                                 resources={"metadata": {"path": str(folder)}}).execute(env=plain)
         return book.cells
     return run

@@ -13,7 +13,6 @@ from cifar_fastai.runs.run_folder import load_recipe
 README = (Path(__file__).parent.parent / "README.md").read_text()
 TRAIN = (Path(__file__).parent.parent / "docs" / "train.md").read_text()
 LINES, AMENDED = (re.findall(r"```python\n(.*?)```", text, re.S)[0] for text in (README, TRAIN))
-SMALLER = {"resnet18)": "custom_resnet)", "layer4+layer2": "layer3+layer1", '"layer4"': '"layer3"'}
 
 
 @pytest.mark.slow
@@ -21,9 +20,7 @@ SMALLER = {"resnet18)": "custom_resnet)", "layer4+layer2": "layer3+layer1", '"la
 @pytest.mark.usefixtures("all_cores")
 def test_the_notebook_cell_trains_a_net_that_knows_digits():
     names = {}
-    lines = LINES
-    for a, b in SMALLER.items(): lines = lines.replace(a, b)
-    exec(lines.replace("n_epoch=20", "n_epoch=5").replace("cycle(20", "cycle(5"), names)
+    exec(LINES.replace("n_epoch=20", "n_epoch=5").replace("cycle(20", "cycle(5"), names)
     learn, interp, out = (names[k] for k in ("learn", "interp", "out"))
     assert interp.accuracy > .85 and learn.validate()[1] == pytest.approx(interp.accuracy, abs=.01)
     assert out.maps.shape[-2:] == (32, 32) and len(out.maps) == 64 == len(out.logits)
@@ -57,7 +54,7 @@ def test_the_amended_recipe_leaves_a_whole_run(tmp_path, monkeypatch):
     from cifar_fastai.runs.verify import verify_run
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(AMENDED.replace("epochs=5", 'epochs=1, model="custom_resnet", explain={"layer": "layer3"}'), names)
+    exec(AMENDED.replace("epochs=5", "epochs=1"), names)
     folder = names["run"].folder
     assert verify_run(folder)[0] == [] and folder.resolve().parent == tmp_path / "runs" / "mine"
 

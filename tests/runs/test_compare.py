@@ -18,8 +18,6 @@ from cifar_fastai.runs import seeds
 from cifar_fastai.runs.compare import compare_runs, grouped, plot_confusion_difference, read_runs, table
 from cifar_fastai.runs.one_run import train
 
-pytestmark = pytest.mark.no_rounding
-
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):

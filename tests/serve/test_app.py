@@ -13,8 +13,6 @@ from cifar_fastai.serve import Classifier, build_app
 from cifar_fastai.serve.app import PREDICTED, explain_one, mistakes_of
 from cifar_fastai.weights import About
 
-pytestmark = pytest.mark.no_rounding
-
 
 @pytest.fixture(scope="module")
 def net():

@@ -28,8 +28,6 @@ from cifar_fastai.training.progress import WatchProgress
 from cifar_fastai.training.schedules import constant, flat_cos, one_cycle, plateau, step
 from cifar_fastai.tricks.regularisers import ClipGradients, L1Loss, mixing
 
-pytestmark = pytest.mark.no_rounding
-
 LOOKS = {
     "validate": lambda learn: learn.validate(),
     "validate the training set": lambda learn: learn.validate(0),
@@ -119,6 +117,7 @@ def alone(learnable, tmp_path_factory):
     return fitted(ours(learnable), tmp_path_factory.mktemp("alone"))
 
 
+@pytest.mark.no_rounding
 @pytest.mark.parametrize("event, order", [("after_epoch", 0), ("after_epoch", 1100), ("before_epoch", 0),
                                           ("after_batch", 0), ("before_batch", 20)])
 @pytest.mark.parametrize("look", LOOKS)
@@ -127,6 +126,7 @@ def test_a_look_from_a_callback_changes_nothing(learnable, alone, tmp_path, look
     assert fitted(ours(learnable), tmp_path, [looks]) == alone and len(looks.seen) == 3
 
 
+@pytest.mark.no_rounding
 def test_what_changes_the_draws_is_noticed(learnable, alone, tmp_path):
     "The control: an EpochSeed that counts a look as an epoch, as it once did"
     def spoil(learn): learn.epoch_seed.done += 1
@@ -134,6 +134,7 @@ def test_what_changes_the_draws_is_noticed(learnable, alone, tmp_path):
     assert spoiled["weights"] != alone["weights"] and spoiled["done"] != alone["done"]
 
 
+@pytest.mark.no_rounding
 @pytest.mark.parametrize("kwargs", [{"mix": "cutmix"}, *({"schedule": s} for s in SCHEDULES)])
 def test_under_every_schedule_and_mixing(learnable, tmp_path, kwargs):
     looks = [Looks(LOOKS["validate"], order=0), Looks(LOOKS["get_preds"], "after_batch"),
@@ -155,6 +156,7 @@ def test_a_look_sees_what_it_would_see_after_the_fit(learnable):
     assert torch.allclose(probs.sum(1), torch.ones(len(probs))), "probabilities, though MixUp holds the loss"
 
 
+@pytest.mark.no_rounding
 def test_a_look_at_training_pictures_in_the_middle_of_their_epoch_in_workers(learnable):
     def weights(*cbs):
         learn = ours(learnable, num_workers=2)
@@ -165,6 +167,7 @@ def test_a_look_at_training_pictures_in_the_middle_of_their_epoch_in_workers(lea
     assert weights(Looks(LOOKS["validate the training set"], "after_batch")) == weights()
 
 
+@pytest.mark.no_rounding
 def test_lr_find_between_two_fits_changes_nothing(learnable):
     def two_fits(between):
         learn, looks = ours(learnable), Looks(LOOKS["validate"])
@@ -177,6 +180,7 @@ def test_lr_find_between_two_fits_changes_nothing(learnable):
     assert two_fits(finds) == two_fits(lambda learn: None) != two_fits(lambda learn: learn.fit(1))
 
 
+@pytest.mark.no_rounding
 @pytest.mark.parametrize("start", [lambda learn: learn.fit(1), lambda learn: learn.lr_find(num_it=40)])
 def test_a_fit_of_the_same_learner_from_its_own_callback_is_refused(learner, start):
     with pytest.raises(InputError, match="from a callback of a fit of the same Learner"):
@@ -207,6 +211,7 @@ def one_by_one(folder):
         "TensorBoardLog": lambda: TensorBoardLog(folder / "board"), **SCHEDULES}
 
 
+@pytest.mark.no_rounding
 @pytest.mark.parametrize("look", [*LOOKS, "lr_find between"])
 @pytest.mark.parametrize("name", one_by_one(None))
 def test_every_callback_bears_a_look_on_a_stock_learner(tmp_path, name, look):
@@ -227,6 +232,7 @@ def test_every_callback_bears_a_look_on_a_stock_learner(tmp_path, name, look):
     assert outcome(tmp_path / "1", looks) == outcome(tmp_path / "2") and len(looks.seen) >= 4
 
 
+@pytest.mark.no_rounding
 def test_rows_that_a_look_has_spoiled_are_left_out_or_refused_on_a_stock_learner(tmp_path):
     "An order below the Recorder's: fastai's own table shows the row of the look"
     history, lines = History(tmp_path / "h.csv"), []
@@ -238,6 +244,7 @@ def test_rows_that_a_look_has_spoiled_are_left_out_or_refused_on_a_stock_learner
     with pytest.raises(InputError, match="before the epoch was recorded"): validated(learn, "accuracy")
 
 
+@pytest.mark.no_rounding
 @pytest.mark.parametrize("look", ["validate", "get_preds", "tta"])
 def test_which_loop_is_at_work_is_known_on_a_stock_learner(look):
     class Asks(Callback):
