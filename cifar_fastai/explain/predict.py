@@ -25,7 +25,7 @@ from ..plots import as_picture
 __all__ = ["VIEWS", "Predictions", "batch_of", "predict_once", "tta_probs", "clean_dl", "inputs_of",
            "decode_pictures"]
 
-VIEWS = ("mirror", "mirror+shift")
+VIEWS = {"mirror": 2, "mirror+shift": 6}    # forward passes that each takes
 
 
 class Predictions(NamedTuple):

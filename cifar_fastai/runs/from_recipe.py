@@ -12,6 +12,7 @@ from fastai.callback.training import GradientAccumulation
 
 from ..data import ImageData, load_data
 from ..errors import InputError, UnknownName
+from ..explain import VIEWS
 from ..loaders import build_augmentation, subsets
 from ..models import MODELS
 from ..parts import LRFind
@@ -123,10 +124,9 @@ def schedule_of(recipe: Recipe, lr: float) -> Callback:
 def work_of(recipe: Recipe, dls, known_rate: bool) -> dict[str, float]:
     """What each stage of a run costs, in forward passes of a picture, for the time that is left. Maps and
     page keep to their shares of the training"""
-    views = {"none": 1, "mirror": 2, "mirror+shift": 6}
     trained = recipe.epochs * BACKWARD * len(dls.train.dataset)
     tests = isinstance(recipe.lr, LRFind) and not known_rate
     return {"range test": recipe.lr.num_it * BACKWARD * dls.train.bs if tests else 0.0,
             "training": trained + recipe.epochs * len(dls.valid.dataset),
-            "test set": len(dls.loaders[-1].dataset) * views[recipe.tta],
+            "test set": len(dls.loaders[-1].dataset) * VIEWS.get(recipe.tta, 1),
             "maps": .05 * trained, "page": .05 * trained}

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from fastprogress.fastprogress import format_time
 
 from ..checkpoints import Checkpoint, StopOnNonFinite, StopOnSignal
 from ..data import ImageData
@@ -25,7 +26,7 @@ from ..machine import describe_device, versions
 from ..models import model_summary
 from ..page import FeatureRecorder, write_report
 from ..recipe import Recipe, counted, training_fields
-from ..training import ImageLearner, RunDisplay, clock
+from ..training import ImageLearner, RunDisplay
 from ..weights import About, save_weights
 from .console import one_line_errors, show_log, show_table
 from .from_recipe import work_of
@@ -251,6 +252,6 @@ def _announce(run: Run, in_table: bool) -> None:
     log.info("folder      %s", run.folder, extra=hidden)
     if in_table:
         show_table({"accuracy": f"{r['accuracy']:.2%} of {pictures}", **tta, "mistakes": f"{r['mistakes']:,}",
-                    "cross-entropy": f"{r['cross_entropy']:.4f}", "time": clock(r["seconds"]), "page": page,
-                    "folder": str(run.folder)},
+                    "cross-entropy": f"{r['cross_entropy']:.4f}", "time": format_time(r["seconds"]),
+                    "page": page, "folder": str(run.folder)},
                    links={"page": page, "folder": page.removesuffix("report.html")})

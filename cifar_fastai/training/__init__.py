@@ -24,10 +24,10 @@ from .lr_finder import (
 )
 from .optimizers import optimizer
 from .precision import Precision, precision_of
-from .progress import BACKWARD, RunDisplay, clock, watched
+from .progress import BACKWARD, RunDisplay
 from .schedules import create_schedule
 
 __all__ = ["BACKWARD", "ImageLearner", "KeepBest", "Precision", "RunDisplay", "SLIDE_NEEDS", "SUGGESTIONS",
-           "cifar_learner", "clock", "create_schedule", "epoch_row", "explain_rate", "fallback_rate",
-           "fitting", "inside_fit", "minimum", "optimizer", "peak", "peak_factor", "plausible_rate",
-           "precision_of", "slide", "steep", "valley", "watched"]
+           "cifar_learner", "create_schedule", "epoch_row", "explain_rate", "fallback_rate", "fitting",
+           "inside_fit", "minimum", "optimizer", "peak", "peak_factor", "plausible_rate", "precision_of",
+           "slide", "steep", "valley"]

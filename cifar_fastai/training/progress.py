@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 from fastai.callback.progress import ProgressCallback
 from fastcore.imports import IN_NOTEBOOK
-from fastprogress.fastprogress import ConsoleProgressBar, progress_bar
+from fastprogress.fastprogress import ConsoleProgressBar, format_time, progress_bar
 
 from .callbacks import fitting, inside_fit
 
-__all__ = ["BACKWARD", "RunDisplay", "WatchProgress", "clock", "watched"]
+__all__ = ["BACKWARD", "RunDisplay", "WatchProgress", "watched"]
 
 BACKWARD = 3    # a training step costs about three forward passes
 
@@ -67,8 +67,8 @@ class RunDisplay:
         self.position = max(self.position, position)
         spent = time.monotonic() - self.started
         left = (self.total - position) * spent / self.worked if self.worked else 0
-        known = f", {clock(left)} left" if left >= 1 and spent > 2 else ""
-        note = f"{position / self.total:.0%}  {clock(spent)} gone{known}"
+        known = f", {format_time(left)} left" if left >= 1 and spent > 2 else ""
+        note = f"{position / self.total:.0%}  {format_time(spent)} gone{known}"
         self.bars.update(self.whole, completed=position, note=note)
 
     def _start_of(self, name: str) -> float:
@@ -90,7 +90,7 @@ class RunDisplay:
 
 class _Loop:
     "The line of the loop at hand, as `WatchProgress` uses a bar of fastprogress"
-    first_its, last_v, wait_for, comment, prefix = 1, None, 1, "", ""
+    first_its, last_v, wait_for, comment = 1, None, 1, ""
 
     def __init__(self, display: RunDisplay, cb: "WatchProgress"):
         test, self.display, self.shown = cb.of_range_test(), display, 0.0
@@ -105,13 +105,6 @@ class _Loop:
         self.shown = now
 
     def on_iter_end(self): "The next loop takes the line"
-
-
-def clock(seconds: float) -> str:
-    "1:02:03, or 2:03 below an hour"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 class _NoBars:
