@@ -1,7 +1,7 @@
 """python -m benchmarks [name ...] [--json FILE] [--rounds N]: P1–P11 side by side, as one table.
 
-Names: loader, step, interpretation, start, scale, gradcam, gpu, choices; none means all. FILE keeps the
-suites that are not measured this time. Apart from these: `chart FILE PICTURE`, `document FILE PAGE`,
+Names: loader, step, interpretation, start, scale, gradcam, gpu, choices, memory; none means all. FILE keeps
+the suites that are not measured this time. Apart from these: `chart FILE PICTURE`, `document FILE PAGE`,
 `accuracy DATA`, `faults`, `maps WEIGHTS ... --data DATA`, `notebooks`, `page RUN` and `predecessors DATA`.
 """
 import argparse
@@ -12,7 +12,7 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
-SUITES = ("loader", "step", "interpretation", "start", "scale", "gradcam", "gpu", "choices")
+SUITES = ("loader", "step", "interpretation", "start", "scale", "gradcam", "gpu", "choices", "memory")
 BY_CPU = ("loader", "step", "interpretation", "gradcam", "choices")   # in one process, whose time can be told
 
 

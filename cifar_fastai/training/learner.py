@@ -33,6 +33,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..loaders import LoaderError, worker_failed
+from ..machine import keep_freed_memory
 from ..models import create_model, head_of, layer_groups, zero_residuals
 from ..parts import Build, Loss, LRFind, OneCycle, Optimizer
 from .callbacks import EpochSeed, EpochTable, look, loops
@@ -117,6 +118,7 @@ class ImageLearner(Learner):
         if "fit" in loops(self):
             raise InputError("a fit or lr_find was started from a callback of a fit of the same Learner. "
                              "Start it after that fit, or on another Learner with a copy of the model.")
+        if next(self.model.parameters()).device.type == "cpu": keep_freed_memory()
         logger = self.logger
         try: super().fit(*args, **kwargs)
         finally: self.logger = logger

@@ -12,7 +12,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.torch_core import to_float
 
 from ..errors import InputError, UnknownName
-from ..machine import BF16_FLAGS, cpu_flags
+from ..machine import fast_bf16
 from .callbacks import inside_fit
 
 __all__ = ["PRECISIONS", "Precision", "choose_precision", "precision_of"]
@@ -90,8 +90,8 @@ def choose_precision(
     precision: str,        # "auto", "fp32", "bf16" or "fp16"
     device: torch.device,
 ) -> str:                  # "fp32", "bf16" or "fp16"
-    """What `auto` means here: bf16 where GPU or CPU have instructions for it, as the system lists them, else
-    fp16 on CUDA and fp32 on a CPU. Raises: InputError"""
+    """What `auto` means here: bf16 where it is faster, by the instructions of GPU or CPU, else fp16 on CUDA
+    and fp32 on a CPU. Raises: InputError"""
     if precision != "auto":
         if precision not in PRECISIONS: raise UnknownName("precision", precision, ["auto", *PRECISIONS])
         Precision(precision).context(device)
@@ -99,7 +99,7 @@ def choose_precision(
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type != "cpu": return "fp32"
-    found = sorted(cpu_flags() & BF16_FLAGS)
+    found = fast_bf16()
     log.info("precision   %s: this CPU %s", "bf16" if found else "fp32",
-             f"has {found[0]}" if found else "lists no bf16 instructions")
+             f"has {found}" if found else "lists no instructions that make bf16 faster")
     return "bf16" if found else "fp32"

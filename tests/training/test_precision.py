@@ -102,10 +102,12 @@ def test_an_unknown_precision_is_answered_with_the_nearest():
 
 @pytest.mark.parametrize("line, best, says", [
     ("flags\t\t: fpu avx512f avx512_bf16 amx_bf16", "bf16", "bf16: this CPU has amx_bf16"),
-    ("flags\t\t: fpu avx2 avx512f", "fp32", "fp32: this CPU lists no bf16 instructions"),
+    ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx512_bf16", "bf16", "bf16: this CPU has avx512_bf16"),
+    ("vendor_id\t: GenuineIntel\nflags\t\t: fpu avx512_bf16", "fp32", "that make bf16 faster"),
+    ("flags\t\t: fpu avx2 avx512f", "fp32", "fp32: this CPU lists no instructions"),
     ("Features\t: fp asimd bf16 i8mm", "bf16", "bf16: this CPU has bf16"),
-    ("Features\t: fp asimd", "fp32", "no bf16 instructions"),
-    ("", "fp32", "no bf16 instructions")])
+    ("Features\t: fp asimd", "fp32", "that make bf16 faster"),
+    ("", "fp32", "that make bf16 faster")])
 def test_the_instructions_that_the_processor_lists_decide(
         line, best, says, tmp_path, monkeypatch, caplog):
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: Some CPU\n{line}\n")
