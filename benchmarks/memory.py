@@ -1,4 +1,4 @@
-"""What a step of ResNet-18 on the CPU costs in each precision, and where freed memory goes back to the system.
+"""What a step of ResNet-18 on the CPU costs in each precision, and where freed memory is given back.
 
     python -m benchmarks memory
 

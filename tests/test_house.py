@@ -8,8 +8,8 @@ import cifar_fastai
 
 HOUSE = Path(cifar_fastai.__file__).parent
 # each may import those to its left; `|` parts floors, on one of which nobody imports a neighbour
-ORDER = ("errors machine | files policy models gradcam parts | data plots weights recipe | loaders serve "
-         "| training | checkpoints tricks | explain | page | runs | cli")
+ORDER = ("errors machine | files policy models gradcam parts processes | data plots weights recipe "
+         "| loaders serve | training | checkpoints tricks | explain | page | runs | cli")
 FLOORS = [floor.split() for floor in ORDER.split("|")]
 FLOOR = {name: k for k, floor in enumerate(FLOORS) for name in floor}
 FOLDERS = sorted(p.name for p in HOUSE.iterdir() if (p / "__init__.py").exists())
@@ -96,9 +96,9 @@ def test_a_folder_has_at_most_ten_rooms_and_a_room_at_most_260_lines():
 
 
 def test_the_house_does_not_grow_unseen():
-    "A new feature pays for its lines: the page of a run, tricks. Lower these with each step that simplifies"
-    assert len([p for p in ROOMS if p.stem != "__init__"]) <= 78
-    assert sum(len(p.read_text().splitlines()) for p in ROOMS) < 11410
+    "A new feature pays for its lines: the page of a run, processes. Lower these where it gets simpler"
+    assert len([p for p in ROOMS if p.stem != "__init__"]) <= 79
+    assert sum(len(p.read_text().splitlines()) for p in ROOMS) < 11790
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -14,6 +14,7 @@ from fastcore.basics import noop
 from torch.nn.utils import get_total_norm
 
 from ..errors import InputError
+from ..processes import agreed
 from ..training import fitting
 from .learner_state import (
     fit_fields,
@@ -67,6 +68,10 @@ class Checkpoint(StopFit):
         except InputError as error: self.end(error)
 
     def _load(self) -> dict | None:
+        "The state to go on from, which the first of several processes reads"
+        return agreed(self._newest)
+
+    def _newest(self) -> dict | None:
         if self.wanted: return self.store.load_newest(self.run_fields)
         if not (path := self.store.newest()): return None
         raise InputError(f"{self.store.folder} already holds a run's checkpoints, the last {path.name}. "
@@ -117,7 +122,7 @@ class Checkpoint(StopFit):
 
     def after_batch(self):
         "Within an epoch: when the time has come, or the run is about to stop"
-        stopping = any(getattr(cb, "signum", None) for cb in self.learn.cbs if isinstance(cb, StopOnSignal))
+        stopping = any(cb.due for cb in self.learn.cbs if isinstance(cb, StopOnSignal))
         if self.learn.training:
             waited = time.monotonic() - self.saved_at
             due = self.every_minutes is not None and waited >= 60 * self.every_minutes
@@ -138,6 +143,7 @@ class Checkpoint(StopFit):
 
     def _save(self, epoch: int, batch: int, now: dict):
         "Write a checkpoint of here, unless the weights are no numbers: two good ones are worth more"
+        if rank_distrib(): return                         # the first process has all that is to be kept
         learn, begun = self.learn, time.monotonic()
         for cb in learn.cbs:
             if isinstance(cb, StopOnNonFinite): cb.settle()
@@ -149,7 +155,7 @@ class Checkpoint(StopFit):
             self.end(NonFiniteLoss(f"weights are not finite after epoch {epoch}, batch {batch}: not saved. "
                                    f"{last_good(learn)} Lower the learning rate."))
         try:
-            if rank_distrib() == 0: self.store.save(state, self.epochs_before + epoch, batch, self.run_fields)
+            self.store.save(state, self.epochs_before + epoch, batch, self.run_fields)
         except InputError as error: self.end(error)
         self.saved_at = time.monotonic()
         self.cost = self.saved_at - begun

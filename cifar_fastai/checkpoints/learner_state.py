@@ -14,6 +14,7 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import get_model, to_device
 from fastcore.foundation import L
 
+from ..processes import world
 from .store import plain_values
 
 __all__ = ["learner_state", "restore_learner", "generators", "restore_generators", "run_fields", "fit_fields"]
@@ -149,7 +150,7 @@ def run_fields(learn) -> dict:
     fields = {"architecture": f"{type(get_model(learn.model)).__name__} of {values:,} values ({shapes})",
               "optimiser": type(opt.opt).__name__ if isinstance(opt, OptimWrapper) else ", ".join(steps),
               "classes": [str(c) for c in getattr(learn.dls, "vocab", None) or []],
-              "batch size": learn.dls.train.bs if hasattr(learn.dls.train, "bs") else None}
+              "batch size": learn.dls.train.bs * world() if hasattr(learn.dls.train, "bs") else None}
     if len(opt.param_lists) > 1: fields["layer groups"] = [len(group) for group in opt.param_lists]
     data = getattr(learn.dls, "data", None)
     return fields | ({"data": data.fingerprint} if hasattr(data, "fingerprint") else {})

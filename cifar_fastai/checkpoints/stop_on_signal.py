@@ -60,8 +60,15 @@ class StopOnSignal(StopFit):
         self.signum = None
         self._install()
 
+    @property
+    def due(self) -> int | None:
+        "The signal to stop by; of processes that train together, one that all have heard of by this batch"
+        together = vars(self.learn).get("shared_fit")
+        return self.signum if together is None else together.signum
+
     def after_batch(self):
-        if not self.signum or inside_fit(self.learn): return   # the fit's own next batch, after a checkpoint
+        if not self.due or inside_fit(self.learn): return      # the fit's own next batch, after a checkpoint
+        self.signum = self.due
         self.end(self._stopped(f" at epoch {self.learn.epoch}, batch {self.learn.iter}. "
                                + last_good(self.learn) if fitting(self.learn) else " outside a fit."))
 

@@ -4,7 +4,7 @@
     block = DataBlock(..., item_tfms=AlbumentationsTransform(aug))
 
 Albumentations ignores the global seeds, and in worker processes every worker and every epoch replays the
-same draws. Here the draws come from a key: our loader gives (seed, epoch, batch) once a batch; elsewhere each
+same draws. Here the draws come from a key: our loader gives (seed, epoch, place in its order); elsewhere each
 picture draws its key from Python's `random`, which fastai seeds anew for each worker and epoch.
 """
 import random
@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
+from itertools import count
 
 import albumentations as A
 import cv2
 import numpy as np
+import torch
 from fastai.vision.augment import RandTransform
 from fastai.vision.core import LabeledBBox, PILImage, PILMask, TensorBBox, TensorMask, TensorPoint
 
@@ -24,8 +26,10 @@ from ..errors import InputError
 from ..policy import Policy
 from .transforms import AlternatingFlip, Cutout, PadCrop, SizeByEpoch
 
-__all__ = ["AlbumentationsTransform", "augmenter", "build_augmentation", "draw_from", "one_thread",
-           "placed_in"]
+__all__ = ["AlbumentationsTransform", "augmenter", "build_augmentation", "draw_from", "drawing_from",
+           "one_thread", "placed_in"]
+
+BLOCK = 16   # pictures that draw from one key: an epoch cut into other batches of multiples of it is the same
 
 
 @contextmanager
@@ -107,7 +111,7 @@ def placed_in(aug: A.Compose | None) -> list:
 
 def draw_from(
     aug: A.Compose,   # its draws, and those of all its parts, come from one stream from here on
-    *key: int,        # non-negative integers: (seed, epoch, batch) or one number
+    *key: int,        # non-negative integers: (seed, epoch, place) or one number
 ) -> None:
     "Make the next draws of `aug` a function of `key` alone (13 µs; by `Compose(seed=)` all parts draw alike)"
     bits = np.random.SeedSequence(key).generate_state(4)
@@ -209,3 +213,34 @@ def _side(t, limits, length: int, n: range) -> list[int]:
     if t.hole_height_range[1] < 1: return [int(length * draw.uniform(*limits)) for _ in n]
     low, high = int(limits[0]), int(min(limits[1], length) + 1)
     return [int(draw.integers(low, high)) for _ in n]
+
+
+@contextmanager
+def drawing_from(
+    tfms,                   # `AlbumentationsTransform`s
+    key: tuple[int, int],   # (seed, epoch)
+    start: int,             # place of the first picture in the epoch's order
+    split_idx: int | None,  # subset, 0: training
+) -> Iterator[Callable[[int], None]]:
+    """Every draw of the item transforms inside is a function of `key` and of the place in the epoch's order,
+    block by block; what draws from the process's own generators goes by `start` alone, and they
+    are as before afterwards. Gives a function that announces a picture by its index"""
+    bits = np.random.SeedSequence((*key, start)).generate_state(2)
+    before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    random.seed(int(bits[0])), np.random.seed(bits[1])
+    torch.random.default_generator.manual_seed(int(bits[0]))
+    augs = [aug for t in tfms if (aug := t.of(split_idx)) is not None]
+    placed, position = [p for aug in augs for p in placed_in(aug)], count(start)
+
+    def place(index: int) -> None:
+        k = next(position)
+        if k == start or k % BLOCK == 0:
+            for aug in augs: draw_from(aug, *key, k)
+        for t in placed: t.place = (*key, index)
+    for t in tfms: t.keyed = True
+    try: yield place
+    finally:
+        random.setstate(before[0]), np.random.set_state(before[1])
+        torch.random.set_rng_state(before[2])
+        for t in tfms: t.keyed = False
+        for t in placed: t.place = None

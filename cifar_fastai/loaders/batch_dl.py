@@ -1,10 +1,9 @@
-"""A fastai DataLoader that makes whole batches, each a pure function of (seed, epoch, batch number).
+"""A fastai DataLoader that makes whole batches, each a pure function of (seed, epoch, place in its order).
 
     dl = BatchDL(datasets.train, bs=512, shuffle=True, seed=0)   # or dl_type=BatchDL, as `cifar_block` does
     dl.set_epoch(3)                                              # what the next iteration draws from
+    dl.share(rank=1, processes=4)                                # a fourth of each batch of 4 × 512
 """
-import random
-from contextlib import contextmanager
 from copy import copy
 from itertools import islice
 
@@ -12,11 +11,12 @@ import numpy as np
 import torch
 from fastai.data.core import Datasets, TfmdDL
 from fastai.data.transforms import Categorize, ToTensor
-from fastai.torch_core import TensorCategory, TensorImage, to_device
+from fastai.torch_core import TensorCategory, TensorImage, apply, to_detach, to_device
 from fastcore.foundation import L
 
 from ..errors import InputError
-from .augment import AlbumentationsTransform, augmenter, draw_from, one_thread, placed_in
+from ..processes import gathered
+from .augment import AlbumentationsTransform, augmenter, drawing_from, one_thread
 from .picture_store import LabelOf, PictureOf, PictureStore
 from .workers import LoaderError, Workers
 
@@ -24,7 +24,7 @@ __all__ = ["BatchDL"]
 
 
 class BatchDL(TfmdDL):
-    """A `TfmdDL` that makes each batch as a pure function of (seed, epoch, batch number).
+    """A `TfmdDL` that makes each batch as a pure function of (seed, epoch, place in the epoch's order).
     Pictures of a `PictureStore` are augmented straight into one batch tensor; any other dataset or item
     transform goes picture by picture, as in fastai. Worker processes stay alive from epoch to epoch."""
 
@@ -32,6 +32,7 @@ class BatchDL(TfmdDL):
         super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=num_workers, **kwargs)
         self.seed, self.epoch, self.skip, self.pool, self.pool_of = seed, 0, 0, None, None
         self.timeout = timeout   # seconds that a batch may take in a worker
+        self.rank, self.processes = 0, 1
 
     def new(self, dataset=None, cls=None, **kwargs):
         return super().new(dataset, cls, **{"seed": self.seed, **kwargs})
@@ -44,6 +45,35 @@ class BatchDL(TfmdDL):
         "Choose the epoch that the next iteration shows"
         self.epoch, self.skip = epoch, skip
 
+    def share(self, rank: int, processes: int) -> None:
+        """Let `processes` of them read an epoch together: batches of `processes` × `bs`, each reads its part.
+        Without `drop_last` all batches are of nearly equal size. Raises: InputError for too few pictures"""
+        n = len(self.dataset) if self.n is None else self.n
+        if n < processes or processes > 1 and self.drop_last and n < processes * self.bs:
+            raise InputError(f"{processes} processes have {n} pictures to share, in batches of {self.bs}. "
+                             "Take fewer processes or smaller batches.")
+        self.rank, self.processes = rank, processes
+
+    def __len__(self): return super().__len__() if self.processes == 1 else len(self._edges()) - 1
+
+    def _edges(self) -> list[int]:
+        "Where in an epoch's order the batches begin that processes share, and where the last one ends"
+        n, whole = len(self.dataset) if self.n is None else self.n, self.bs * self.processes
+        if self.drop_last: return list(range(0, n - n % whole + 1, whole))
+        k = min(-(-n // whole), n // self.processes)
+        return [n * j // k for j in range(k + 1)]
+
+    def places(self, number: int) -> tuple[int, int]:
+        "Where in the epoch's order this process's part of a batch begins and ends"
+        if self.processes == 1: return number * self.bs, (number + 1) * self.bs
+        start, end = self._edges()[number:number + 2]
+        return tuple(start + (end - start) * r // self.processes for r in (self.rank, self.rank + 1))
+
+    def to_detach(self, b, cpu=True, gather=True):
+        "fastai's; the parts of a batch that processes share are put together, of whatever size"
+        b = to_detach(b, cpu, gather=False)
+        return apply(gathered, b) if gather and self.processes > 1 else b
+
     def randomize(self): pass  # nothing here draws from a generator that moves
 
     def get_idxs(self):
@@ -55,7 +85,8 @@ class BatchDL(TfmdDL):
         self.before_iter()
         idxs, epoch, skip = self._chosen(), self.epoch, self.skip
         self.epoch, self.skip = epoch + 1, 0
-        keys = [(epoch, b, idxs[b * self.bs:(b + 1) * self.bs]) for b in range(skip, len(self))]
+        parts = [self.places(b) for b in range(skip, len(self))]
+        keys = [(epoch, start, idxs[start:end]) for start, end in parts]
         for batch in self._in_workers(keys) if self._worth_workers() else map(self.make_batch, keys):
             if self.device: batch = to_device(batch, self.device, non_blocking=self.pin_memory)
             yield self.after_batch(batch)
@@ -81,14 +112,14 @@ class BatchDL(TfmdDL):
             if unique and before is not None: self.get_idxs = before
 
     def make_batch(self, key):
-        "The batch of `key` = (epoch, batch number, indices), on the CPU, before the batch transforms"
-        epoch, number, idxs = key
+        "The batch of `key` = (epoch, place of the first, indices), on the CPU, before the batch transforms"
+        epoch, start, idxs = key
         store, aug = self.direct()
         if store is not None and aug is None:
             return self._labelled(store, store.take(self._items(idxs)), idxs)
         tfms = [t for t in self.after_item.fs if isinstance(t, AlbumentationsTransform)]
-        key = self.seed, epoch if self._training else 0, number
-        with _drawing_from(tfms, key, self._split_idx) as place:
+        key = self.seed, epoch if self._training else 0
+        with drawing_from(tfms, key, start, self._split_idx) as place:
             if store is None: return self.do_batch(self._one_by_one(idxs, place))
             with one_thread(): x = _augmented(store, aug, self._items(idxs), place)
             return self._labelled(store, x, idxs)
@@ -155,7 +186,8 @@ class BatchDL(TfmdDL):
         return self.pool.batches(keys, self._where)
 
     def _where(self, key) -> str:
-        epoch, number, idxs = key
+        epoch, start, idxs = key
+        number = start // (self.bs * self.processes)
         return f"batch {number} of epoch {epoch} ({self._name(idxs[0])} … {self._name(idxs[-1])})"
 
     def show_results(self, *args, **kwargs):
@@ -169,29 +201,6 @@ class BatchDL(TfmdDL):
         self.pool = self.pool_of = None
 
     def __getstate__(self): return self.__dict__ | {"pool": None, "pool_of": None}
-
-
-@contextmanager
-def _drawing_from(tfms, key: tuple[int, ...], split_idx):
-    """Every draw of the item transforms inside is a function of `key` = (seed, epoch, batch); the process's
-    own generators are as before afterwards. Gives a function that tells the transforms a picture's index"""
-    bits = np.random.SeedSequence(key).generate_state(2)
-    before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-    random.seed(int(bits[0])), np.random.seed(bits[1])
-    torch.random.default_generator.manual_seed(int(bits[0]))
-    placed = [p for t in tfms for p in placed_in(t.of(split_idx))]
-
-    def place(index: int) -> None:
-        for t in placed: t.place = (*key[:2], index)
-    for t in tfms:
-        t.keyed = True
-        if t.of(split_idx) is not None: draw_from(t.of(split_idx), *key)
-    try: yield place
-    finally:
-        random.setstate(before[0]), np.random.set_state(before[1])
-        torch.random.set_rng_state(before[2])
-        for t in tfms: t.keyed = False
-        for t in placed: t.place = None
 
 
 def _plain_label(tfms, store: PictureStore) -> bool:

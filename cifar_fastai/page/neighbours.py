@@ -13,6 +13,7 @@ from fastai.callback.core import Callback
 from fastai.torch_core import get_model
 from torch import Tensor, nn
 
+from ..processes import summed, world
 from ..training import fitting, precision_of
 
 __all__ = ["FeatureRecorder", "features_of", "nearest"]
@@ -54,14 +55,18 @@ class FeatureRecorder(Callback):
 
     def after_pred(self):
         if self.watch is None or not self.training or not self.kept: return
-        found, bs = self.kept[-1], self.dl.bs
+        found = self.kept[-1]
         self.kept.clear()
         if self.features is None:
             self.features = found.new_zeros(len(self.dl.dataset), found.shape[1])
-        at = self.places[self.iter * bs:][:len(found)]
+        start = self.dl.places(self.iter)[0] if hasattr(self.dl, "places") else self.iter * self.dl.bs
+        at = self.places[start:][:len(found)]
         self.features[torch.as_tensor(at, device=found.device)] = found
 
-    def after_train(self): self.cleanup()
+    def after_train(self):
+        "Of processes that train together, each has seen a part"
+        self.cleanup()
+        if self.features is not None and world() > 1: self.features = summed(self.features.float()).half()
 
     def cleanup(self):
         "Take the hook off, also where an epoch is interrupted"

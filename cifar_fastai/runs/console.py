@@ -10,10 +10,16 @@ from contextlib import contextmanager, suppress
 from math import inf
 from pathlib import Path
 
+from fastprogress.fastprogress import format_time
+
 from ..errors import InputError
 from ..files import SaveError
+from ..recipe import counted
 
-__all__ = ["OutOfMemory", "one_line_errors", "show_log", "show_table"]
+__all__ = ["OutOfMemory", "announce", "one_line_errors", "show_log", "show_table", "silent_log"]
+
+
+log = logging.getLogger("cifar_fastai")
 
 
 class _Shown(logging.StreamHandler):
@@ -54,7 +60,6 @@ def show_log(
 ):
     """Show the lines of this package's logger on stdout for a while, but those that a handler of somebody
     else already shows"""
-    log = logging.getLogger("cifar_fastai")
     handlers, level = [], log.level
     least, others = logging.WARNING if quiet else logging.INFO, _shown_from(log)
     if least < others:
@@ -76,6 +81,14 @@ def show_log(
             h.close()
 
 
+@contextmanager
+def silent_log():
+    "Nothing of this package's logger: of several processes that train together the first one tells"
+    was, log.disabled = log.disabled, True
+    try: yield
+    finally: log.disabled = was
+
+
 def show_table(
     rows: dict[str, str],
     links: dict[str, str],     # row → what a click on it opens
@@ -89,6 +102,23 @@ def show_table(
         style = f"link {links[name]}" if name in links else ""
         table.add_row(Text(name, "bold"), Text(text, style, overflow="fold"))
     Console(highlight=False).print(table)
+
+
+def announce(r: dict, folder: Path, in_table: bool) -> None:
+    "The figures of results.json, as a table at a terminal and as lines of the log elsewhere"
+    page, hidden = (folder / "report.html").resolve().as_uri(), {"in_table": in_table}
+    pictures, mistakes = counted(r["pictures"], "picture"), counted(r["mistakes"], "mistake")
+    tta = {f"with {r['tta']} TTA": f"{r['accuracy_tta']:.2%}"} if "accuracy_tta" in r else {}
+    log.info("test        %.2f %% of %s%s; cross-entropy %.4f, %s", 100 * r["accuracy"], pictures,
+             "".join(f", {v} {k}" for k, v in tta.items()), r["cross_entropy"], mistakes, extra=hidden)
+    log.info("took        %.0f s", r["seconds"], extra=hidden)
+    log.info("page        %s", page, extra=hidden)
+    log.info("folder      %s", folder, extra=hidden)
+    if in_table:
+        show_table({"accuracy": f"{r['accuracy']:.2%} of {pictures}", **tta, "mistakes": f"{r['mistakes']:,}",
+                    "cross-entropy": f"{r['cross_entropy']:.4f}", "time": format_time(r["seconds"]),
+                    "page": page, "folder": str(folder)},
+                   links={"page": page, "folder": page.removesuffix("report.html")})
 
 
 NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)

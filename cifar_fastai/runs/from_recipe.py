@@ -16,6 +16,7 @@ from ..explain import VIEWS
 from ..loaders import build_augmentation, subsets
 from ..models import MODELS
 from ..parts import LRFind
+from ..processes import world
 from ..recipe import Recipe, counted
 from ..training import (
     BACKWARD,
@@ -34,7 +35,7 @@ from ..training import (
 from ..tricks import AverageWeights, ClipGradients, L1Loss, mixing
 
 __all__ = ["adapted_to", "check_names", "choose_rate", "extras_of", "load_pictures", "regularisers_of",
-           "schedule_of", "suggestions_of", "work_of"]
+           "schedule_of", "shared_out", "suggestions_of", "work_of"]
 
 log = logging.getLogger("cifar_fastai")
 
@@ -61,13 +62,25 @@ def load_pictures(
 
 def adapted_to(recipe: Recipe, data: ImageData) -> Recipe:
     "The recipe with the batch size and the side of the pictures that it trains with: what recipe.json holds"
-    n = len(subsets(data, recipe.valid, recipe.seed)[0])
+    n = len(subsets(data, recipe.valid, recipe.seed)[0]) // world()
     return recipe.but(bs=_batch_size(recipe, n), min_steps=recipe.min_steps, size=data.size)
 
 
+def shared_out(
+    recipe: Recipe,     # of a run that is resumed
+    before: int,        # processes that it had
+) -> Recipe:
+    "The recipe for the processes that there are now, whose batches together are as large. Raises: InputError"
+    total = recipe.bs * before
+    if total % world():
+        raise InputError(f"the run had batches of {total} in all, which {world()} processes cannot share. "
+                         "Start a number of processes that divides it.")
+    return recipe if world() == before else recipe.but(bs=total // world(), min_steps=recipe.min_steps)
+
+
 def _batch_size(recipe: Recipe, n: int) -> int:
-    """The recipe's, or the largest power of two that leaves `min_steps` steps an epoch.
-    Raises: InputError where the recipe's must hold and there are fewer pictures"""
+    """The recipe's, or the largest power of two that leaves `min_steps` steps an epoch. `n`: the pictures of
+    each process. Raises: InputError where the recipe's must hold and there are fewer pictures"""
     if not recipe.min_steps and recipe.bs > n:
         raise InputError(f"batches of {recipe.bs}, but only {counted(n, 'training picture')}. "
                          f"Give a batch size (--bs) of {n} or less.")

@@ -18,6 +18,7 @@ from ..explain import GradCAMCallback, ImageInterpretation
 from ..files import read_json
 from ..loaders import cifar_dataloaders
 from ..parts import LRFind, OneCycle
+from ..processes import join, rank, world
 from ..recipe import Recipe
 from ..training import ImageLearner, cifar_learner
 from ..tricks import whiten_stem
@@ -30,9 +31,10 @@ from .from_recipe import (
     load_pictures,
     regularisers_of,
     schedule_of,
+    shared_out,
     suggestions_of,
 )
-from .report import FoundRate, write_data, write_interpretation, write_training
+from .report import FoundRate, numbers, write_data, write_interpretation, write_training
 from .run_folder import begun, locked, recipe_of, seal_again
 from .run_writer import Run, found_rate, open_run, read_history, write_page
 
@@ -58,23 +60,26 @@ def train(
     """Train `recipe` on `data`, explain the result on the test set and leave it all in a folder.
     Raises: InputError for a wrong input, before training starts; Stopped after a signal."""
     check_names(recipe)
+    device = join(device)                # of this process, where several train together
     with open_run(recipe, out, resume, checkpoint_minutes, quiet) as writer:
+        recipe = shared_out(recipe, writer.before.get("processes", world()))
         split = writer.before.get("data_split") if split is None else split     # of the run that is resumed
         learn = learner_of(recipe, data, unverified=unverified, split=split, workers=workers, device=device,
                            precision=writer.before.get("precision"))
         writer.begin(learn, data, split)
 
-        found = writer.rate_found() or find_lr(recipe, learn)
-        writer.keep_rate(found)
-        write_data(writer.folder, learn.dls)
-
         maps = GradCAMCallback(recipe.explain.layer, every=recipe.explain.every, measure=False,
                                path=writer.folder / "figures" / "gradcam_epochs.png")
-        fit(recipe, learn, found.chosen, cbs=[*writer.callbacks(), maps, *listify(cbs)])
+        with learn.distrib_ctx():                 # as many processes as were started together
+            found = writer.rate_found() or find_lr(recipe, learn)
+            writer.keep_rate(found)
+            if not rank(): write_data(writer.folder, learn.dls)
+            fit(recipe, learn, found.chosen, cbs=[*writer.callbacks(), maps, *listify(cbs)])
+            test_set = len(learn.dls.loaders) - 1
+            interp = ImageInterpretation.from_learner(learn, ds_idx=test_set,
+                                                      tta=False if recipe.tta == "none" else recipe.tta)
+        if rank(): return Run(writer.folder, numbers(interp), learn, interp)     # the first process writes
         write_training(writer.folder, **writer.recorded(), found=found if found.lrs else None)
-
-        interp = ImageInterpretation.from_learner(learn, ds_idx=len(learn.dls.loaders) - 1,   # the test set
-                                                  tta=False if recipe.tta == "none" else recipe.tta)
         evidence = writer.measure_maps(interp)           # can the maps be believed?
         maps.caption(evidence.get("gradcam", []))
         write_interpretation(writer.folder, interp, layer=recipe.explain.layer,   # top losses, Grad-CAM …

@@ -19,8 +19,9 @@ from ..files import TEMPORARY, read_json, save_atomically, sha256_of, sweep, wri
 from ..machine import versions
 from ..recipe import Recipe, training_fields
 
-__all__ = ["begin", "begun", "choose_folder", "remove_if_refused", "holds_run", "listed_sums", "load_recipe",
-           "locked", "newest_run", "recipe_of", "saved_recipe", "seal", "seal_again", "sealed_files"]
+__all__ = ["begin", "begun", "choose_folder", "for_all", "holds_run", "listed_sums", "load_recipe", "locked",
+           "newest_run", "recipe_of", "remove_if_refused", "saved_recipe", "seal", "seal_again",
+           "sealed_files"]
 
 log = logging.getLogger("cifar_fastai")
 OWN = {"recipe.json", "log.txt", ".lock", "checkpoints"}  # one of these makes a folder a run's
@@ -88,15 +89,17 @@ def begun(folder: Path) -> dict:
 def begin(folder: Path, recipe: Recipe, decided: dict, resume: bool) -> None:
     """Write down what is decided before training. Raises: InputError where a run to resume was decided
     otherwise, whether or not it has a checkpoint yet"""
-    decided = decided | {"versions": versions()}
+    decided = {"processes": 1} | decided | {"versions": versions()}
     if resume and (folder / "recipe.json").exists():
         before = begun(folder) or decided
-        was = training_fields(saved_recipe(folder)) | {"data": before.get("data_fingerprint")}
-        now = training_fields(recipe.as_dict()) | {"data": decided["data_fingerprint"]}
+        was = for_all(training_fields(saved_recipe(folder)), before.get("processes", 1))
+        now = for_all(training_fields(recipe.as_dict()), decided["processes"])
+        was, now = was | {"data": before.get("data_fingerprint")}, now | {"data": decided["data_fingerprint"]}
         if found := differences(was, now):
             raise InputError(f"cannot resume {folder}: {found}. "
                              "Use what the run was started with, or start a new one in another folder.")
-        if found := differences(before, {k: decided[k] for k in ("device", "versions")}):
+        if found := differences({"processes": 1} | before,
+                                {k: decided[k] for k in ("device", "versions", "processes")}):
             log.warning(f"{found}: the end will be the same only to rounding")
         if not any((folder / "checkpoints").glob("epoch-*.json")):
             log.info(f"resumed     {folder} has no checkpoint yet: from the beginning")
@@ -104,7 +107,16 @@ def begin(folder: Path, recipe: Recipe, decided: dict, resume: bool) -> None:
     sweep(folder)
     (folder / SUMS).unlink(missing_ok=True)                 # no longer whole
     write_json(folder / "recipe.json", recipe.as_dict())
-    if not begun(folder): write_json(folder / "checkpoints" / "begun.json", decided)
+    write_json(folder / "checkpoints" / "begun.json", decided | begun(folder)
+               | {"processes": decided["processes"]})
+
+
+def for_all(
+    fields: dict,       # `training_fields` of a recipe
+    processes: int,     # that train it together
+) -> dict:
+    "The fields with the pictures a batch of all processes together"
+    return fields | {"bs": fields["bs"] * processes}
 
 
 @contextmanager

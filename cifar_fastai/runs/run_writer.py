@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from fastprogress.fastprogress import format_time
+from fastcore.basics import noop
 
 from ..checkpoints import Checkpoint, StopOnNonFinite, StopOnSignal
 from ..data import ImageData
@@ -25,14 +25,15 @@ from ..gradcam import Evidence, cam_of, warnings_of
 from ..machine import describe_device, versions
 from ..models import model_summary
 from ..page import FeatureRecorder, write_report
+from ..processes import agreed, rank, world
 from ..recipe import Recipe, counted, training_fields
 from ..training import ImageLearner, RunDisplay
 from ..weights import About, save_weights
-from .console import one_line_errors, show_log, show_table
+from .console import announce, one_line_errors, show_log, silent_log
 from .from_recipe import work_of
 from .logs import History, TensorBoardLog
 from .report import FoundRate, measure_evidence, numbers, write_predictions
-from .run_folder import begin, begun, choose_folder, locked, remove_if_refused, seal
+from .run_folder import begin, begun, choose_folder, for_all, locked, remove_if_refused, seal
 
 __all__ = ["Run", "RunWriter", "open_run"]
 
@@ -69,7 +70,11 @@ def open_run(
     quiet: bool = False,
 ) -> Iterator["RunWriter"]:
     "Hold the run's folder, show and keep its lines, stop in time after a signal. Raises: InputError"
-    folder = choose_folder(recipe, out, resume)
+    folder = agreed(lambda: choose_folder(recipe, out, resume))
+    if rank():
+        with silent_log(), one_line_errors(folder, recipe.bs), StopOnSignal() as stop:
+            yield Follower(recipe, folder, stop, resume, checkpoint_minutes, None, quiet=True)
+        return
     with remove_if_refused(folder), locked(folder), one_line_errors(folder, recipe.bs), \
          show_log(folder / "log.txt", quiet), StopOnSignal() as stop, ExitStack() as shown:
         yield RunWriter(recipe, folder, stop, resume, checkpoint_minutes, shown, quiet)
@@ -82,7 +87,7 @@ class RunWriter:
                  shown: ExitStack, quiet: bool):     # `shown` closes the live display
         self.asked, self.folder, self.stop, self.resume = asked, folder, stop, resume
         self.started, self.checkpoint_minutes = time.monotonic(), checkpoint_minutes
-        self.before, self.evidence = begun(folder) if resume else {}, {}
+        self.before, self.evidence = agreed(lambda: begun(folder) if resume else {}), {}
         self.shown, self.quiet, self.display = shown, quiet, None
         self.lr_file = folder / "checkpoints" / "lr_find.json"
 
@@ -97,7 +102,8 @@ class RunWriter:
         named = None
         if not isinstance(data, ImageData): named = str(Path(data).resolve() if Path(data).exists() else data)
         decided = {"data": named, "data_fingerprint": learn.dls.data.fingerprint, "data_split": split,
-                   "precision": learn.precision_name, "device": describe_device(learn.dls.device)}
+                   "precision": learn.precision_name, "device": describe_device(learn.dls.device),
+                   "processes": world()}
         begin(self.folder, learn.recipe, decided, self.resume)
         summary = model_summary(learn.model, learn.dls.data.size)
         save_atomically(self.folder / "model.txt", summary.encode())
@@ -124,14 +130,14 @@ class RunWriter:
         for line in recipe.settings(96).splitlines(): log.info("            %s", line)
         log.info("data        %s, mean %s, std %s", repr(dls.data)[10:-1], _rounded(dls.data.mean),
                  _rounded(dls.data.std))
-        log.info("device      %s, %d loader workers", describe_device(dls.device),
-                 dls.train.fake_l.num_workers)
+        log.info("device      %s, %d loader workers%s", describe_device(dls.device),
+                 dls.train.fake_l.num_workers, f", {world()} processes" if world() > 1 else "")
         log.info("net         %s, %s parameters, %s, channels_last", recipe.model,
                  f"{_n_parameters(self.learn.model):,}", self.learn.precision_name)
 
     def rate_found(self) -> FoundRate | None:
         "What the range test of the run that is resumed found"
-        return found_rate(self.folder) if self.resume else None
+        return agreed(lambda: found_rate(self.folder) if self.resume else None)
 
     def keep_rate(self, found: FoundRate) -> None:
         "Save what a range test found. Raises: Stopped after a signal"
@@ -142,10 +148,13 @@ class RunWriter:
         "Curves as CSV and in TensorBoard, checkpoints, and the end of a fit whose loss is not finite"
         self.history = History(self.folder / "history.csv")
         self.board = TensorBoardLog(self.folder / "tensorboard")
-        fields = training_fields(self.learn.recipe.as_dict())
+        return [self.history, self.board, *self._of_every_process()]
+
+    def _of_every_process(self) -> list:
+        fields = for_all(training_fields(self.learn.recipe.as_dict()), world())
         saved = Checkpoint(self.folder / "checkpoints", fields, self.checkpoint_minutes, resume=self.resume)
         self.features = FeatureRecorder()
-        return [self.history, self.board, saved, StopOnNonFinite(), self.features]
+        return [saved, StopOnNonFinite(), self.features]
 
     def recorded(self) -> dict:
         "What the fit recorded, as `write_training` takes it. Raises: Stopped after a signal"
@@ -181,7 +190,7 @@ class RunWriter:
         learn.remove_cb(self.stop)
         seal(folder)
         self.shown.close()                               # the table stands where the display was
-        _announce(run, in_table=self.display is not None)
+        announce(run.results, folder, in_table=self.display is not None)
         return run
 
     def _results(self, interp, found) -> dict:
@@ -193,7 +202,7 @@ class RunWriter:
                 "parameters": _n_parameters(learn.model), "data": data.source,
                 "data_fingerprint": data.fingerprint, "training_pictures": len(dls.train.dataset),
                 "device": describe_device(dls.device), "precision": learn.precision_name,
-                "workers": dls.train.fake_l.num_workers, "versions": versions(),
+                "workers": dls.train.fake_l.num_workers, "processes": world(), "versions": versions(),
                 **({"epoch_of_best": learn.epoch_of_best} if recipe.keep.name == "best" else {}),
                 "seconds": round(self.history.earlier + time.monotonic() - self.started, 1),
                 "epoch_seconds": self.history.seconds, "resumed": bool(self.before)}
@@ -205,6 +214,17 @@ class RunWriter:
         board.add_range_test(found.lrs, found.losses)
         board.add_graph(self.learn.model, torch.zeros(1, 3, *data.x_train.shape[1:3]))
         board.close()
+
+
+class Follower(RunWriter):
+    "Of a run by several processes, all but the first: they train and predict as it does, and write nothing"
+
+    def begin(self, learn, data, split=None) -> None:
+        self.learn, learn.epoch_table.write = learn, noop
+        learn.add_cb(self.stop)
+
+    def keep_rate(self, found: FoundRate) -> None: self.stop.check()
+    def callbacks(self) -> list: return self._of_every_process()
 
 
 def write_page(
@@ -238,20 +258,3 @@ def _n_parameters(model) -> int: return sum(p.numel() for p in model.parameters(
 
 
 def _rounded(values) -> str: return "(" + ", ".join(f"{v:.4f}".lstrip("0") for v in values) + ")"
-
-
-def _announce(run: Run, in_table: bool) -> None:
-    "The figures of the end, as a table at a terminal and as lines of the log elsewhere"
-    r, page, hidden = run.results, (run.folder / "report.html").resolve().as_uri(), {"in_table": in_table}
-    pictures, mistakes = counted(r["pictures"], "picture"), counted(r["mistakes"], "mistake")
-    tta = {f"with {r['tta']} TTA": f"{r['accuracy_tta']:.2%}"} if "accuracy_tta" in r else {}
-    log.info("test        %.2f %% of %s%s; cross-entropy %.4f, %s", 100 * r["accuracy"], pictures,
-             "".join(f", {v} {k}" for k, v in tta.items()), r["cross_entropy"], mistakes, extra=hidden)
-    log.info("took        %.0f s", r["seconds"], extra=hidden)
-    log.info("page        %s", page, extra=hidden)
-    log.info("folder      %s", run.folder, extra=hidden)
-    if in_table:
-        show_table({"accuracy": f"{r['accuracy']:.2%} of {pictures}", **tta, "mistakes": f"{r['mistakes']:,}",
-                    "cross-entropy": f"{r['cross_entropy']:.4f}", "time": format_time(r["seconds"]),
-                    "page": page, "folder": str(run.folder)},
-                   links={"page": page, "folder": page.removesuffix("report.html")})

@@ -9,6 +9,7 @@ from statistics import mean, stdev
 
 from ..errors import InputError
 from ..files import write_json
+from ..processes import rank
 from ..recipe import Recipe
 from .console import show_log
 from .one_run import train
@@ -32,6 +33,7 @@ def train_seeds(
     with show_log(quiet=kwargs.get("quiet", False)):
         for seed in seeds:
             results.append(train(recipe.but(seed=seed), data, folder / f"seed{seed}", **kwargs).results)
+        if rank(): return {}                # the first of several processes tells
         settings = {k: v for k, v in recipe.as_dict().items() if k != "seed"}
         found = summary(results) | {"settings": settings}
         write_json(folder / "seeds.json", found)

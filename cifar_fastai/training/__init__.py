@@ -3,11 +3,10 @@
 In: `DataLoaders` and a net, by name, function or module. Out: an ordinary `Learner`, with `lr_find` and
 `fit_one_cycle` as its users know them.
 
-Read learner first, then lr_finder and schedules (the rate), precision, losses and optimizers (what
-a step is made of), then callbacks, progress, device_recorder and keep_best (what watches it).
+Read learner first, then lr_finder and schedules (the rate), precision, losses and optimizers (what a step is
+made of), then callbacks, progress and records (what watches it), and shared_fit (several processes).
 """
 from .callbacks import epoch_row, fitting, inside_fit
-from .keep_best import KeepBest
 from .learner import ImageLearner, cifar_learner
 from .lr_finder import (
     SLIDE_NEEDS,
@@ -25,6 +24,7 @@ from .lr_finder import (
 from .optimizers import optimizer
 from .precision import Precision, precision_of
 from .progress import BACKWARD, RunDisplay
+from .records import KeepBest
 from .schedules import create_schedule
 
 __all__ = ["BACKWARD", "ImageLearner", "KeepBest", "Precision", "RunDisplay", "SLIDE_NEEDS", "SUGGESTIONS",

@@ -14,6 +14,7 @@ from fastai.learner import Learner, Recorder
 from fastcore.foundation import L
 from fastcore.imports import IN_NOTEBOOK
 
+from ..processes import rank
 from .lr_finder import same_draws
 
 __all__ = ["EpochSeed", "EpochTable", "epoch_row", "fitting", "inside_fit", "look",
@@ -110,7 +111,8 @@ class EpochSeed(Callback):
 
     def before_batch(self):
         if not self.training: return
-        key = np.random.SeedSequence((self.seed, self.done + self.epoch, self.first + self.iter))
+        place = self.seed, self.done + self.epoch, self.first + self.iter
+        key = np.random.SeedSequence((*place, rank()) if rank() else place)
         _seed(int(key.generate_state(1)[0]), self.on_cpu)
 
     def after_fit(self):

@@ -1,4 +1,4 @@
-"""An ordinary fastai Learner for small pictures: Nesterov SGD, channels_last, the fastest precision here.
+"""A fastai Learner for small pictures: Nesterov SGD, channels_last, the fastest precision here.
 
     learn = cifar_learner(dls, resnet18)
     rates = learn.lr_find(n_epoch=20, suggest_funcs=(valley, slide, minimum, steep, peak))
@@ -36,13 +36,14 @@ from ..loaders import LoaderError, worker_failed
 from ..machine import keep_freed_memory
 from ..models import create_model, head_of, layer_groups, zero_residuals
 from ..parts import Build, Loss, LRFind, OneCycle, Optimizer
+from ..processes import join
 from .callbacks import EpochSeed, EpochTable, look, loops
-from .device_recorder import DeviceRecorder, mean_metric
 from .losses import create_loss
 from .lr_finder import find_rate
 from .optimizers import TorchOptimizer, optimizer
 from .precision import Precision, choose_precision
 from .progress import WatchProgress, watched
+from .records import DeviceRecorder, mean_metric
 from .schedules import one_cycle
 
 __all__ = ["ImageLearner", "cifar_learner"]
@@ -113,9 +114,8 @@ class ImageLearner(Learner):
         self.training = False
 
     def fit(self, *args, **kwargs):
-        """fastai's `fit`; the logger is afterwards as before: callbacks that wrap it give it back in the
-        order they took it. Raises: InputError within another fit of this Learner, which it would spoil"""
-        if "fit" in loops(self):
+        "fastai's; the logger is afterwards as before. Raises: InputError within another fit of this Learner"
+        if "fit" in loops(self):       # which it would spoil
             raise InputError("a fit or lr_find was started from a callback of a fit of the same Learner. "
                              "Start it after that fit, or on another Learner with a copy of the model.")
         if next(self.model.parameters()).device.type == "cpu": keep_freed_memory()
@@ -182,6 +182,12 @@ class ImageLearner(Learner):
         cycle = one_cycle(peak, n_epoch, pct_start, None, div, div_final, anneal, moms)
         self.fit(n_epoch, cbs=[cycle, *listify(cbs)], reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
 
+    def distrib_ctx(self, sync_bn=True, **kwargs):
+        "fastai's, for processes on CPUs too: see `training.shared_fit`. Raises: InputError"
+        join(self.dls.device)             # refuses a machine without accelerate, which the room needs
+        from .shared_fit import shared
+        return shared(self, sync_bn, **kwargs)
+
     def lr_find(self, start_lr=LRFind.start_lr, end_lr=LRFind.end_lr, num_it=LRFind.num_it, stop_div=True,
                 show_plot=True, suggest_funcs=None, **kwargs):
         """fastai's `lr_find`: no weight, generator or file is changed. `n_epoch=` is the length of the fit
@@ -191,14 +197,8 @@ class ImageLearner(Learner):
 
 
 _of_fit = ("before_fit", "before_epoch", "after_epoch", "after_fit")
-
-
 def _runs_again(cb): cb.run = True
-
-
 def _listens(cb, event_name) -> bool: return hasattr(type(cb), event_name) or event_name in vars(cb)
-
-
 def _plain(ts): return tuple(t.as_subclass(torch.Tensor) if isinstance(t, TensorBase) else t for t in ts)
 
 
@@ -245,9 +245,8 @@ def cifar_learner(
 
 
 def _classes(dls, n_out: int | None) -> int:
-    if n_out in (None, len(dls.vocab)): return len(dls.vocab)
-    raise InputError(f"the head has {n_out} outputs but the data has {len(dls.vocab)} classes. "
-                     "Leave n_out away, or change the data.")
+    if n_out in (None, n := len(dls.vocab)): return n
+    raise InputError(f"the head has {n_out} outputs but the data has {n} classes. Leave n_out away.")
 
 
 def _model(arch, n_out: int, norm: str, zero_residual: bool, seed: int) -> nn.Module:

@@ -15,7 +15,7 @@ from fastai.callback.training import GradientAccumulation
 from .. import parts
 from ..errors import InputError, UnknownName
 from .callbacks import fitting
-from .keep_best import refuse_test_set, validated
+from .records import refuse_test_set, validated
 
 __all__ = ["ANNEALS", "SCHEDULES", "PlateauSchedule", "RecordedSchedule", "constant", "create_schedule",
            "flat_cos", "one_cycle", "plateau", "step"]

@@ -5,6 +5,7 @@
 """
 import torch
 from fastai.callback.core import Callback
+from fastai.torch_core import get_model
 from torch import Tensor
 
 from ..errors import InputError
@@ -33,26 +34,29 @@ class AverageWeights(Callback):
         if every < 1: raise InputError(f"an average every {every} steps. Give 1 or more.")
         self.decay, self.every, self.lookahead = decay, every, lookahead
         self.average, self.own, self.done = None, None, 0       # `own`: the net's, while the average is in it
+        self.stepped = False                                    # not by a batch whose gradients wait
 
     def before_fit(self):
         self.run = fitting(self.learn)
         if self.run: self.average, self.own, self.done = _values(self.learn.model), None, 0
 
+    def after_step(self): self.stepped = True
+
     def after_batch(self):
-        if not self.training: return
-        self.done += 1
+        if not self.stepped: return
+        self.stepped, self.done = False, self.done + 1
         if self.done % self.every: return
         self._update(self.decay * (float(self.pct_train) ** 3 if self.lookahead else 1))
         if self.lookahead: self._put(self.average)
 
     def _update(self, decay: float) -> None:
         "average ← decay · average + (1 − decay) · net; counters of batch norm are copied"
-        now = self.learn.model.state_dict()
+        now = get_model(self.learn.model).state_dict()
         floats = [k for k, v in now.items() if v.is_floating_point()]
         torch._foreach_lerp_([self.average[k] for k in floats], [now[k] for k in floats], 1 - decay)
         for k in now.keys() - set(floats): self.average[k].copy_(now[k])
 
-    def _put(self, values: dict[str, Tensor]) -> None: self.learn.model.load_state_dict(values)
+    def _put(self, values: dict[str, Tensor]) -> None: get_model(self.learn.model).load_state_dict(values)
 
     def before_validate(self):
         if self.own is None and not self.lookahead:
@@ -80,4 +84,4 @@ class AverageWeights(Callback):
 
 
 def _values(model) -> dict[str, Tensor]:
-    return {k: v.detach().clone() for k, v in model.state_dict().items()}
+    return {k: v.detach().clone() for k, v in get_model(model).state_dict().items()}

@@ -5,8 +5,8 @@ from fastai.callback.mixup import CutMix, MixUp
 
 from cifar_fastai import Recipe
 from cifar_fastai.runs.from_recipe import extras_of, regularisers_of, schedule_of, suggestions_of
-from cifar_fastai.training.keep_best import KeepBest
 from cifar_fastai.training.lr_finder import SUGGESTIONS, peak_factor, slide
+from cifar_fastai.training.records import KeepBest
 from cifar_fastai.training.schedules import PlateauSchedule, RecordedSchedule
 from cifar_fastai.tricks.regularisers import ClipGradients, L1Loss
 

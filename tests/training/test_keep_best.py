@@ -5,7 +5,7 @@ from fastai.callback.core import Callback
 from test_schedules import Pretended
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.training.keep_best import KeepBest
+from cifar_fastai.training.records import KeepBest
 
 
 class EachEpoch(Callback):

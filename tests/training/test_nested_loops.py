@@ -21,10 +21,9 @@ from cifar_fastai.explain.interpretation import ImageInterpretation
 from cifar_fastai.loaders.block import cifar_dataloaders
 from cifar_fastai.runs.logs import History, TensorBoardLog
 from cifar_fastai.training.callbacks import EpochSeed, EpochTable, fitting, inside_fit
-from cifar_fastai.training.device_recorder import DeviceRecorder
-from cifar_fastai.training.keep_best import KeepBest, validated
 from cifar_fastai.training.precision import Precision
 from cifar_fastai.training.progress import WatchProgress
+from cifar_fastai.training.records import DeviceRecorder, KeepBest, validated
 from cifar_fastai.training.schedules import constant, flat_cos, one_cycle, plateau, step
 from cifar_fastai.tricks.regularisers import ClipGradients, L1Loss, mixing
 

@@ -9,7 +9,7 @@ from torch.optim import lr_scheduler
 from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.errors import InputError
 from cifar_fastai.recipe import SCHEDULES as KNOWN
-from cifar_fastai.training.keep_best import KeepBest
+from cifar_fastai.training.records import KeepBest
 from cifar_fastai.training.schedules import (
     SCHEDULES,
     PlateauSchedule,

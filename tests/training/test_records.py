@@ -14,7 +14,7 @@ from fastai.metrics import F1Score, accuracy, top_k_accuracy
 from fastai.optimizer import OptimWrapper
 from tiny import tiny_net
 
-from cifar_fastai.training.device_recorder import DeviceRecorder, mean_metric
+from cifar_fastai.training.records import DeviceRecorder, mean_metric
 
 TOP2 = partial(top_k_accuracy, k=2)
 METRICS = [accuracy, TOP2, F1Score(average="macro")]
