@@ -26,6 +26,7 @@ def flags(
     bs: int = None,               # pictures a batch; given here it holds, whatever the data
     accumulate: int = None,       # batches whose gradients make one step
     lr: str = None,               # peak rate: a number, or find
+    scale_lr: str = None,         # linear or sqrt: a given rate grows with the batches of a step
     lr_its: int = None,           # batches of the range test that finds it
     norm: str = None,             # bn, or gn (group norm of one group, a layer norm) throughout
     seed: int = None,             # of first weights, order, augmentation, limit and holdout
@@ -115,7 +116,7 @@ def _run(recipe: Recipe, args, out, resume: bool) -> None:
     _bring(source, recipe.size, args)
     from .runs import train
     common = {"unverified": args.unverified, "workers": args.workers, "device": args.device,
-              "split": args.data_split, "quiet": args.quiet,
+              "split": args.data_split, "quiet": args.quiet, "scale_lr": args.scale_lr,
               "checkpoint_minutes": args.checkpoint_minutes}
     if not args.seeds:
         train(recipe, source, out, resume=resume, **common)

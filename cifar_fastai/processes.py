@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .errors import InputError
 
-__all__ = ["agreed", "gathered", "highest", "join", "launched", "mean_over", "rank", "same_buffers", "summed",
-           "world"]
+__all__ = ["agreed", "gathered", "highest", "join", "launched", "mean_over", "of_other_process", "rank",
+           "same_buffers", "summed", "world"]
 
 LIMIT = "CIFAR_FASTAI_WAIT"      # environment variable: seconds that a process waits for the others
 _talk = []                       # the group that speaks by the CPU, beside that of the GPUs
@@ -121,6 +121,11 @@ def gathered(x: Tensor) -> Tensor:
     parts = [torch.empty_like(mine) for _ in n]
     dist.all_gather(parts, mine, group=group)
     return torch.cat([part[:k] for part, k in zip(parts, n)])
+
+
+def of_other_process(error: Exception) -> bool:
+    "Whether an error says that another process cannot be reached any more"
+    return world() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
 
 
 def same_buffers(model: torch.nn.Module) -> None:

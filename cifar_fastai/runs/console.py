@@ -16,7 +16,8 @@ from ..errors import InputError
 from ..files import SaveError
 from ..recipe import counted
 
-__all__ = ["OutOfMemory", "announce", "one_line_errors", "show_log", "show_table", "silent_log"]
+__all__ = ["LostProcess", "OutOfMemory", "announce", "one_line_errors", "show_log", "show_table",
+           "silent_log"]
 
 
 log = logging.getLogger("cifar_fastai")
@@ -129,20 +130,31 @@ class OutOfMemory(InputError):
     exit_status = 1
 
 
+class LostProcess(InputError):
+    "One of the processes that train together is gone, so the others cannot go on"
+    exit_status = 1
+
+
 @contextmanager
 def one_line_errors(
     folder: str | Path,   # of the run
     bs: int,              # pictures a batch, as asked for
 ):
-    """Turn out-of-memory, disk-full and signals into one-line errors that name the last checkpoint.
-    Raises: OutOfMemory, SaveError, Stopped"""
+    """Turn out-of-memory, disk-full, lost processes and signals into one-line errors that name the last
+    checkpoint. Raises: LostProcess, OutOfMemory, SaveError, Stopped"""
     from ..checkpoints import CheckpointStore, Stopped  # not above: log lines are wanted before fastai is
+    goes_on = f"Go on with --resume: {folder} is whole."
     try: yield
     except Stopped as stop:
         if not (Path(folder) / "checkpoints").exists(): raise
-        raise Stopped(f"{stop} Go on with --resume: {folder} is whole.", stop.signum) from None
+        raise Stopped(f"{stop} {goes_on}", stop.signum) from None
     except InputError: raise
     except (MemoryError, RuntimeError) as error:
+        from ..processes import of_other_process
+        if of_other_process(error):
+            found = " ".join(str(error).split())[:200]
+            raise LostProcess(f"another process ended or hangs ({found}). Its own error says why. "
+                              f"{goes_on}") from error
         if not _for_memory(error): raise
         saved = CheckpointStore(Path(folder) / "checkpoints").newest()
         kept = f" Last good checkpoint: {saved}; with more memory go on by --resume." if saved else ""

@@ -34,8 +34,8 @@ from ..training import (
 )
 from ..tricks import AverageWeights, ClipGradients, L1Loss, mixing
 
-__all__ = ["adapted_to", "check_names", "choose_rate", "extras_of", "load_pictures", "regularisers_of",
-           "schedule_of", "shared_out", "suggestions_of", "work_of"]
+__all__ = ["adapted_to", "check_names", "choose_rate", "extras_of", "load_pictures", "lr_factor",
+           "regularisers_of", "schedule_of", "shared_out", "suggestions_of", "work_of"]
 
 log = logging.getLogger("cifar_fastai")
 
@@ -64,6 +64,18 @@ def adapted_to(recipe: Recipe, data: ImageData) -> Recipe:
     "The recipe with the batch size and the side of the pictures that it trains with: what recipe.json holds"
     n = len(subsets(data, recipe.valid, recipe.seed)[0]) // world()
     return recipe.but(bs=_batch_size(recipe, n), min_steps=recipe.min_steps, size=data.size)
+
+
+def lr_factor(recipe: Recipe, rule: str | None) -> float:
+    """How many times as high a given rate is where a step has the pictures of several batches: as many times
+    as there are batches ("linear", Goyal et al. 2017), or the root of it ("sqrt"). Raises: InputError"""
+    if rule is None: return 1.0
+    if rule not in ("linear", "sqrt"): raise UnknownName("rule for the rate", rule, ["linear", "sqrt"])
+    if isinstance(recipe.lr, LRFind):
+        raise InputError("scale_lr is for a rate that is given: the range test finds its rate with the "
+                         "batches of all processes. Leave it out, or give a rate.")
+    batches = world() * recipe.opt.accumulate
+    return float(batches) if rule == "linear" else batches ** .5
 
 
 def shared_out(

@@ -29,6 +29,7 @@ from .from_recipe import (
     choose_rate,
     extras_of,
     load_pictures,
+    lr_factor,
     regularisers_of,
     schedule_of,
     shared_out,
@@ -53,6 +54,7 @@ def train(
     split: float | None = None,       # share of a folder without a test set that tests; None: 0.2
     workers: int | None = None,       # processes that augment; None: chosen by device and cores
     device: str | None = None,        # "cpu", "cuda" …; None: the best there is
+    scale_lr: str | None = None,      # "linear" or "sqrt": see `runs.from_recipe.lr_factor`
     resume: bool = False,             # go on from the newest checkpoint in `out` that verifies
     checkpoint_minutes: float | None = None,  # save within an epoch too, so often
     quiet: bool = False,              # print warnings only
@@ -66,12 +68,13 @@ def train(
         split = writer.before.get("data_split") if split is None else split     # of the run that is resumed
         learn = learner_of(recipe, data, unverified=unverified, split=split, workers=workers, device=device,
                            precision=writer.before.get("precision"))
-        writer.begin(learn, data, split)
+        factor = writer.before.get("lr_factor") or lr_factor(recipe, scale_lr)
+        writer.begin(learn, data, split, factor)
 
         maps = GradCAMCallback(recipe.explain.layer, every=recipe.explain.every, measure=False,
                                path=writer.folder / "figures" / "gradcam_epochs.png")
         with learn.distrib_ctx():                 # as many processes as were started together
-            found = writer.rate_found() or find_lr(recipe, learn)
+            found = writer.rate_found() or find_lr(recipe, learn, factor)
             writer.keep_rate(found)
             if not rank(): write_data(writer.folder, learn.dls)
             fit(recipe, learn, found.chosen, cbs=[*writer.callbacks(), maps, *listify(cbs)])
@@ -148,12 +151,16 @@ def report_again(folder: str | Path, **kwargs) -> Path:
     return page
 
 
-def find_lr(recipe: Recipe, learn: ImageLearner) -> FoundRate:
+def find_lr(
+    recipe: Recipe,
+    learn: ImageLearner,
+    factor: float = 1.0,      # times a rate that is given
+) -> FoundRate:
     "The recipe's rate: the one that is given, or the one that the range test finds on the training loss"
     test = recipe.lr
     if not isinstance(test, LRFind):
-        log.info("rate        %g (given)", test)
-        return FoundRate([], [], {}, float(test))
+        log.info("rate        %g (given%s)", test * factor, f", {test:g} × {factor:g}" if factor != 1 else "")
+        return FoundRate([], [], {}, test * factor)
     with learn.added_cbs(regularisers_of(recipe)):
         rates = learn.lr_find(test.start_lr, test.end_lr, test.num_it, suggest_funcs=suggestions_of(recipe),
                               n_epoch=recipe.epochs, warm_up=recipe.warm_up, mode=test.mode, on=test.on,

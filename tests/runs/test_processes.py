@@ -1,0 +1,143 @@
+"""A recipe by several processes leaves the folder that one leaves; killed, it goes on, with fewer too."""
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+from tiny import learnable, recipe as tiny, register, write_folder
+
+from cifar_fastai.errors import InputError
+from cifar_fastai.files import read_json
+from cifar_fastai.runs import from_recipe
+from cifar_fastai.runs.from_recipe import lr_factor, shared_out
+from cifar_fastai.runs.verify import verify_run
+
+SCRIPT = Path(__file__).parents[1] / "helpers" / "tiny.py"
+pytest.importorskip("accelerate", reason="accelerate is not installed")
+
+
+# the rate
+
+@pytest.mark.parametrize("rule, accumulate, processes, factor", [
+    (None, 2, 4, 1), ("linear", 1, 4, 4), ("linear", 2, 4, 8), ("sqrt", 1, 4, 2), ("sqrt", 1, 1, 1)])
+def test_a_given_rate_grows_with_the_batches_of_a_step(rule, accumulate, processes, factor, monkeypatch):
+    monkeypatch.setattr(from_recipe, "world", lambda: processes)
+    assert lr_factor(tiny.but(lr=.1, opt={"accumulate": accumulate}), rule) == factor
+
+
+def test_a_rate_that_is_found_is_not_scaled_and_an_unknown_rule_refused():
+    with pytest.raises(InputError, match="a rate that is given"): lr_factor(tiny, "linear")
+    with pytest.raises(InputError, match="Choose from: linear, sqrt"): lr_factor(tiny.but(lr=.1), "cubic")
+
+
+def test_a_run_goes_on_with_batches_as_large_in_all(monkeypatch):
+    monkeypatch.setattr(from_recipe, "world", lambda: 4)
+    gone_on = shared_out(tiny.but(bs=32, min_steps=4), 2)
+    assert (gone_on.bs, gone_on.min_steps) == (16, 4) and shared_out(tiny, 4) is tiny
+    with pytest.raises(InputError, match="batches of 6 in all, which 4 processes cannot share"):
+        shared_out(tiny.but(bs=3), 2)
+
+
+# whole runs
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory): return write_folder(learnable(400, 45), tmp_path_factory.mktemp("pictures"))
+
+
+def begin(processes: int, *flags, launcher="torch.distributed.run") -> subprocess.Popen:
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    if launcher == "accelerate":
+        start = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    return subprocess.Popen([sys.executable, *(start if processes > 1 else ()), str(SCRIPT), *map(str, flags)],
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def end(process: subprocess.Popen) -> str:
+    text, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, text
+    return text
+
+
+def common(pictures, bs: int, epochs: int = 3):
+    return "--data", pictures, "--norm", "gn", "--lr", ".05", "--epochs", epochs, "--bs", bs
+
+
+@pytest.fixture(scope="module")
+def one(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one") / "run"
+    end(begin(1, *common(pictures, 64), "--out", folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two") / "run"
+    return folder, end(begin(2, *common(pictures, 32), "--out", folder))
+
+
+def predictions(folder: Path) -> list[list[str]]:
+    with open(folder / "predictions.csv", newline="") as file: return list(csv.reader(file))
+
+
+def alike(folder: Path, other: Path) -> None:
+    "The same classes predicted; numbers agree to 1e-5"
+    rows, others = predictions(folder), predictions(other)
+    assert [r[:3] for r in rows] == [r[:3] for r in others] and len(rows) == 46
+    for row, own in zip(rows[1:], others[1:]):
+        assert [float(v) for v in row[3:]] == pytest.approx([float(v) for v in own[3:]], abs=1e-5)
+    weights, own = (load_file(f / "weights.safetensors") for f in (folder, other))
+    for name, value in own.items(): assert weights[name] == pytest.approx(value, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_a_run_by_two_leaves_what_a_run_by_one_leaves(one, two):
+    folder, said = two
+    names = lambda run: {str(p.relative_to(run)) for p in run.rglob("*") if "tfevents" not in p.name}
+    assert names(folder) == names(one) and verify_run(folder) == ([], [])
+    alike(folder, one)
+    assert said.count("recipe      tiny") == said.count("   epoch") == said.count("page        ") == 1, said
+    assert ", 2 processes" in said
+    assert read_json(folder / "results.json")["processes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("go_on", [1, 2])
+def test_one_process_killed_ends_all_and_the_run_goes_on_with_as_many_or_fewer(go_on, two, pictures, tmp_path):
+    folder = tmp_path / "run"
+    process = begin(2, *common(pictures, 32), "--out", folder)
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("checkpoints/epoch-*.json")) and time.monotonic() < deadline: time.sleep(.05)
+    found = subprocess.run(["pgrep", "-f", f"tiny.py.*--out {folder}"], capture_output=True, text=True)
+    *_, last = sorted(int(pid) for pid in found.stdout.split() if int(pid) != process.pid)
+    os.kill(last, signal.SIGKILL)
+    killed = time.monotonic()
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode != 0 and time.monotonic() - killed < 60 and "SIGKILL" in text, text
+    assert not (folder / "SHA256SUMS").exists()
+    text = end(begin(go_on, "--resume", folder))
+    assert "going on at epoch" in text and verify_run(folder) == ([], [])
+    if go_on == 1: alike(folder, two[0])
+    else:
+        assert (folder / "weights.safetensors").read_bytes() == (two[0] / "weights.safetensors").read_bytes()
+        assert predictions(folder) == predictions(two[0])
+
+
+@pytest.mark.slow
+def test_accelerate_launches_it_too(two, pictures, tmp_path):
+    folder = tmp_path / "run"
+    end(begin(2, *common(pictures, 32), "--out", folder, launcher="accelerate"))
+    assert predictions(folder) == predictions(two[0])
+
+
+@pytest.mark.slow
+def test_a_wrong_input_is_said_once_and_nothing_is_left(pictures, tmp_path):
+    process = begin(2, *common(pictures, 32), "--out", tmp_path / "run", "--cam-layer", "layer9")
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode != 0 and text.count("unknown layer 'layer9'") == 1, text
+    assert not (tmp_path / "run").exists()
