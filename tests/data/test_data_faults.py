@@ -16,7 +16,7 @@ from made import alone, file_of, picture_folder, pictures, shuffled, some_data, 
 from official import BIN10, BIN100, PY10, PY100, info, members_of, pickled, rows_of, tar, unpacked
 from PIL import Image
 
-from cifar_fastai.data import archive_members as batches, archives, folders, sources as search
+from cifar_fastai.data import archive_members as batches, archives, picture_cache, sources as search
 from cifar_fastai.data.archives import read_official
 from cifar_fastai.data.pictures import read_picture
 from cifar_fastai.data.sources import load_data, shared_pictures
@@ -47,23 +47,33 @@ def killed(act):
 def die(*args, **kwargs): os.kill(os.getpid(), signal.SIGKILL)
 
 
-def write_half(f, x, **kwargs):
-    np.lib.format.write_array_header_1_0(f, np.lib.format.header_data_from_array_1_0(x))
-    f.write(x[:len(x) // 2].tobytes())
-    f.flush()
+def then_die(*args, replace=os.replace):
+    replace(*args)
     die()
 
 
+def write_half(file, at, data):
+    file.seek(at)
+    file.write(bytes(data)[:len(bytes(data)) // 2])
+    file.flush()
+    die()
+
+
+def cached() -> list:
+    "The files of the cache, without the locks of those that build them"
+    return [p for p in cache_dir().glob("*") if p.suffix != ".lock"]
+
+
 @pytest.mark.parametrize("where, instead", [
-    ("mkdir", die), ("write_array", write_half), ("fsync", die), ("replace", die), ("done", die)])
+    ("mkdir", die), ("_write", write_half), ("_marks", die), ("fsync", die), ("_seal", die), ("replace", die),
+    ("replace", then_die)])
 def test_F2_a_kill_while_the_cache_is_written_leaves_no_part_of_it(tmp_path, monkeypatch, where, instead):
     made = picture_folder(tmp_path / "d", n=20)
-    owner = {"write_array": np.lib.format, "mkdir": Path, "done": folders}.get(where, os)
+    owner = Path if where == "mkdir" else picture_cache if where.startswith("_") else os
     with monkeypatch.context() as m:
-        m.setattr(owner, "suppress" if where == "done" else where, instead)
+        m.setattr(owner, where, instead)
         killed(lambda: load_data(tmp_path / "d"))
-    whole = list(cache_dir().glob("*.npy")) if cache_dir().exists() else []
-    assert bool(whole) == (where == "done")                          # under its name only once it is whole
+    assert bool(list(cache_dir().glob("*.npy"))) == (instead is then_die)  # under its name once it is whole
     for _ in range(2):
         data = load_data(tmp_path / "d")
         assert all(np.array_equal(x, made[f]) for x, f in zip(data.x_train, data.files_train))
@@ -72,7 +82,7 @@ def test_F2_a_kill_while_the_cache_is_written_leaves_no_part_of_it(tmp_path, mon
 def test_F2_no_damage_to_the_cache_reaches_the_pictures(tmp_path, caplog):
     picture_folder(tmp_path / "d")
     truth = load_data(tmp_path / "d")
-    (cache,) = cache_dir().iterdir()
+    (cache,) = cached()
     whole, rng = cache.read_bytes(), np.random.default_rng(0)
     cuts = [whole[:n] for n in (0, 5, 100, len(whole) // 2, len(whole) - 1)]
     for at in rng.integers(0, len(whole), 40):
@@ -333,7 +343,7 @@ def test_F15_unreadable_pictures_are_refused_by_name_and_leave_no_cache(tmp_path
     picture_folder(tmp_path / "d")
     (tmp_path / "d/test/dog/bad one.png").write_bytes(BAD[case])
     assert "cannot read " + str(tmp_path / "d/test/dog/bad one.png") in refusal(load_data, tmp_path / "d")
-    assert not cache_dir().exists()
+    assert cached() == []
 
 
 def test_F15_links_to_nowhere_pipes_and_folders_are_refused_by_name(tmp_path):

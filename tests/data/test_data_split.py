@@ -7,7 +7,7 @@ import pytest
 import tiny
 from made import alone, picture_folder, pictures, some_data  # noqa: F401  alone is a fixture
 
-from cifar_fastai.data import folders
+from cifar_fastai.data import picture_cache
 from cifar_fastai.data.image_data import split_off, statistics
 from cifar_fastai.data.sources import load_data
 from cifar_fastai.errors import InputError
@@ -27,11 +27,11 @@ def folder(tmp_path):
 
 
 def test_share_and_seed_choose_the_pictures_and_one_cache_serves_them_all(folder, monkeypatch):
-    calls, decode = [], folders._decode
-    monkeypatch.setattr(folders, "_decode", lambda *a: calls.append(1) or decode(*a))
+    calls, decode = [], picture_cache.decode
+    monkeypatch.setattr(picture_cache, "decode", lambda *a, **kw: calls.append(1) or decode(*a, **kw))
     asked = {}, {"split": .2}, {"split": .5}, {"split_seed": 1}
     fifth, again, half, other = (load_data(folder, **kwargs) for kwargs in asked)
-    assert calls == [1] and len(list(cache_dir().iterdir())) == 1
+    assert calls == [1] and len(list(cache_dir().glob("*.npy"))) == 1
     assert [len(d.x_test) for d in (fifth, again, half, other)] == [8, 8, 20, 8]
     assert fifth.fingerprint == again.fingerprint and np.array_equal(fifth.x_test, again.x_test)
     assert len({d.fingerprint for d in (fifth, half, other)}) == 3
@@ -46,7 +46,7 @@ def test_names_labels_and_pictures_stay_together(folder):
         assert len(x) == len(y) == len(files) and list(files) == sorted(files)
         for picture, label, name in zip(x, y, files):
             assert name.startswith(data.classes[label])
-            assert np.array_equal(picture, folders.read_picture(folder / name, 32))
+            assert np.array_equal(picture, picture_cache.read_picture(folder / name, 32))
     assert not set(data.files_train) & set(data.files_test)
 
 

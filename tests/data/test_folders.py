@@ -1,15 +1,21 @@
 """Folders of pictures, and the cache of what was decoded."""
 import logging
 import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from made import picture_folder, some_pixels
 from PIL import Image
 
-from cifar_fastai.data import folders, pictures
+from cifar_fastai.data import folders, picture_cache, pictures
 from cifar_fastai.data.folders import read_folder
 from cifar_fastai.data.pictures import read_picture
+from cifar_fastai.errors import InputError
 from cifar_fastai.files import digest
 from cifar_fastai.machine import cache_dir
 
@@ -49,13 +55,18 @@ def test_threads_change_nothing(tmp_path, monkeypatch, large):
 
 # ---------------------------------------------------------------- the cache
 
+def cached() -> list:
+    "The files of the cache, without the locks of those that build them"
+    return sorted(p for p in cache_dir().iterdir() if p.suffix != ".lock")
+
+
 def load(root, size=32): return read_folder(root, size, lambda x, *rest: {"sum": int(x.sum())})
 
 
 def counted(monkeypatch):
     calls = []
-    decode = folders._decode
-    monkeypatch.setattr(folders, "_decode", lambda *a: calls.append(1) or decode(*a))
+    decode = picture_cache.decode
+    monkeypatch.setattr(picture_cache, "decode", lambda *a, **kw: calls.append(1) or decode(*a, **kw))
     return calls
 
 
@@ -84,14 +95,14 @@ def test_whatever_changes_is_decoded_again(tmp_path, monkeypatch, change):
     if change == "rule": monkeypatch.setattr(folders, "RULE", pictures.RULE + 1)
     got = load(root, size)
     assert calls == [1] and len(got.x_train) == len(made) - 2 + {"added": 1, "removed": -1}.get(change, 0)
-    assert len(list(cache_dir().iterdir())) == (2 if change == "size" else 1)       # the old one is not kept
+    assert len(cached()) == (2 if change == "size" else 1)       # the old one is not kept
 
 
 def test_a_cache_of_another_folder_is_not_taken(tmp_path, monkeypatch):
     picture_folder(tmp_path / "a")
     picture_folder(tmp_path / "b", classes=("x", "y"))
     assert load(tmp_path / "a").classes != load(tmp_path / "b").classes
-    assert len(list(cache_dir().iterdir())) == 2
+    assert len(cached()) == 2
 
 
 def test_without_a_place_for_the_cache_it_goes_on(tmp_path, monkeypatch, caplog):
@@ -120,20 +131,72 @@ def test_a_full_disk_costs_only_the_cache(tmp_path, monkeypatch, caplog):
     def full(fd): raise OSError(28, "No space left on device")
     monkeypatch.setattr(os, "fsync", full)
     assert len(load(tmp_path / "d").x_train) == 6
-    assert "No space left" in caplog.text and list(cache_dir().iterdir()) == []
+    assert "No space left" in caplog.text and cached() == []
 
 
-def test_old_parts_of_killed_runs_are_swept(tmp_path, caplog):
+BUILD = """
+import os, signal, sys
+from pathlib import Path
+from cifar_fastai.data import picture_cache
+from cifar_fastai.data.folders import read_folder
+picture_cache.PIECE, decode, left = 1, picture_cache.decode, [6]
+def some(*args, **kwargs):
+    if not left[0]: os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    return decode(*args, **kwargs)
+picture_cache.decode = some
+read_folder(Path(sys.argv[1]), 32, lambda *arrays: {})
+"""
+
+
+@pytest.mark.parametrize("then", ["as it was", "another file", "a mark without its pictures"])
+def test_a_build_that_was_killed_goes_on_where_it_was(then, tmp_path, monkeypatch, caplog):
+    made, root = picture_folder(tmp_path / "d"), tmp_path / "d"
+    monkeypatch.setattr(picture_cache, "PIECE", 1)
+    whole = load(root).x_train.copy()
+    for p in cache_dir().iterdir(): p.unlink()
+    killed = subprocess.run([sys.executable, "-c", BUILD, str(root)], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    part, done = (next(cache_dir().glob(f"*.{end}")) for end in ("part", "done"))
+    kept = done.read_bytes()[64:].count(1)
+    assert 1 <= kept <= 6 and len(done.read_bytes()) == 64 + len(made)
+    if then == "another file": os.utime(root / "train/cat/0.png", (1, 1))
+    if then == "a mark without its pictures": part.unlink()
+    calls = counted(monkeypatch)
     caplog.set_level(logging.INFO)
+    assert np.array_equal(load(root).x_train, whole) and [p.suffix for p in cached()] == [".npy"]
+    assert len(calls) == len(made) - (kept if then == "as it was" else 0)
+    assert (f"{kept} of {len(made)} parts are decoded already" in caplog.text) == (then == "as it was")
+
+
+def test_those_that_want_the_same_pictures_wait_for_the_one_that_decodes(tmp_path, monkeypatch, caplog):
     picture_folder(tmp_path / "d")
-    load(tmp_path / "d")
-    (whole,) = cache_dir().iterdir()
-    old, young = whole.with_suffix(".1.part"), whole.with_suffix(".2.part")
-    for p in (old, young): p.write_bytes(b"half")
-    os.utime(old, (1, 1))
-    os.utime(tmp_path / "d/train/cat/0.png", (1, 1))
-    load(tmp_path / "d")
-    assert sorted(cache_dir().iterdir()) == sorted([whole, young])
+    caplog.set_level(logging.INFO)
+    calls, decode = [], picture_cache.decode
+    def slowly(*args, **kwargs):
+        calls.append(1)
+        time.sleep(.5)
+        return decode(*args, **kwargs)
+    monkeypatch.setattr(picture_cache, "decode", slowly)
+    with ThreadPoolExecutor(3) as pool: found = list(pool.map(lambda _: load(tmp_path / "d"), range(3)))
+    assert calls == [1] and "waiting for the process that decodes" in caplog.text
+    first, *others = found
+    for other in others: assert np.array_equal(other.x_train, first.x_train) and other.about == first.about
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_many_pictures_are_decoded_by_processes_to_the_same(bad, tmp_path, monkeypatch):
+    picture_folder(tmp_path / "d")
+    expected = load(tmp_path / "d").x_train.copy()
+    for p in cache_dir().iterdir(): p.unlink()
+    for name, value in (("MANY", 2), ("PIECE", 3)): monkeypatch.setattr(picture_cache, name, value)
+    def never(*args, **kwargs): raise AssertionError("this process decodes nothing")
+    monkeypatch.setattr(picture_cache, "decode", never)
+    if bad:
+        (tmp_path / "d/train/dog/1.png").write_bytes(b"no picture")
+        with pytest.raises(InputError, match="train/dog/1.png"): load(tmp_path / "d")
+        assert cached() == []
+    else: assert np.array_equal(load(tmp_path / "d").x_train, expected)
 
 
 def test_digest_sees_every_byte_and_every_piece(monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 from made import alone, file_of, some_pixels  # noqa: F401  alone is a fixture
 from PIL import Image
 
-from cifar_fastai.data import folders
+from cifar_fastai.data import picture_cache
 from cifar_fastai.data.image_data import content_keys
 from cifar_fastai.data.label_tables import labels_in
 from cifar_fastai.data.sources import load_data
@@ -648,7 +648,7 @@ def check_data(data, lines, expected):
 # ---------------------------------------------------------------- hostile bytes
 
 def test_any_damage_to_a_zip_is_read_or_refused_in_a_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, "_load_cache", lambda *args: (None, None))
+    monkeypatch.setattr(picture_cache, "_load", lambda *args: None)
     whole(tmp_path / "d")
     path, rng, ends = zipped(tmp_path / "d", tmp_path / "d.zip"), np.random.default_rng(0), set()
     raw = path.read_bytes()

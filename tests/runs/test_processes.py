@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
-from tiny import learnable, recipe as tiny, register, write_folder
+from tiny import learnable, recipe as tiny, write_folder
 
 from cifar_fastai.errors import InputError
 from cifar_fastai.files import read_json
-from cifar_fastai.runs import from_recipe
+from cifar_fastai.runs import from_recipe, train
 from cifar_fastai.runs.from_recipe import lr_factor, shared_out
 from cifar_fastai.runs.verify import verify_run
 
@@ -43,6 +43,15 @@ def test_a_run_goes_on_with_batches_as_large_in_all(monkeypatch):
         shared_out(tiny.but(bs=3), 2)
 
 
+def test_a_scaled_rate_is_said_recorded_and_kept_when_the_run_goes_on(learnable, tmp_path, tiny_registered):
+    wide = tiny.but(lr=.02, opt={"accumulate": 2}, epochs=1)
+    run = train(wide, learnable, tmp_path / "run", scale_lr="linear", device="cpu")
+    assert run.results["lr"] == .04
+    assert "0.04 (given, 0.02 × 2)" in (tmp_path / "run" / "log.txt").read_text()
+    again = train(wide, learnable, tmp_path / "run", resume=True, device="cpu")
+    assert again.results["lr"] == .04 and again.accuracy == run.accuracy
+
+
 # whole runs
 
 @pytest.fixture(scope="module")
@@ -53,8 +62,8 @@ def begin(processes: int, *flags, launcher="torch.distributed.run") -> subproces
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     if launcher == "accelerate":
         start = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-    return subprocess.Popen([sys.executable, *(start if processes > 1 else ()), str(SCRIPT), *map(str, flags)],
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    command = [sys.executable, *(start if processes > 1 else ()), str(SCRIPT), *map(str, flags)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                             env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
@@ -108,7 +117,7 @@ def test_a_run_by_two_leaves_what_a_run_by_one_leaves(one, two):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("go_on", [1, 2])
-def test_one_process_killed_ends_all_and_the_run_goes_on_with_as_many_or_fewer(go_on, two, pictures, tmp_path):
+def test_one_process_killed_ends_all_and_the_run_goes_on_with_as_many_or_one(go_on, two, pictures, tmp_path):
     folder = tmp_path / "run"
     process = begin(2, *common(pictures, 32), "--out", folder)
     deadline = time.monotonic() + 120
