@@ -2,7 +2,8 @@
 
 Names: loader, step, interpretation, start, scale, gradcam, gpu, choices, memory; none means all. FILE keeps
 the suites that are not measured this time. Apart from these: `chart FILE PICTURE`, `document FILE PAGE`,
-`accuracy DATA`, `faults`, `maps WEIGHTS ... --data DATA`, `notebooks`, `page RUN` and `predecessors DATA`.
+`accuracy DATA`, `faults`, `maps WEIGHTS ... --data DATA`, `million FOLDER`, `notebooks`, `page RUN`,
+`predecessors DATA` and `processes`.
 """
 import argparse
 import os
@@ -15,11 +16,13 @@ from pathlib import Path
 SUITES = ("loader", "step", "interpretation", "start", "scale", "gradcam", "gpu", "choices", "memory")
 BY_CPU = ("loader", "step", "interpretation", "gradcam", "choices")   # in one process, whose time can be told
 
+APART = ("accuracy", "faults", "maps", "million", "notebooks", "page", "predecessors", "processes")
+
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     warnings.filterwarnings("ignore")     # of the competitors, as they are imported
-    if argv[:1] in (["accuracy"], ["faults"], ["maps"], ["notebooks"], ["page"], ["predecessors"]):
+    if argv[:1] and argv[0] in APART:
         return import_module(f"benchmarks.{argv[0]}").main(argv[1:]) or 0
     if argv[:1] == ["chart"] or argv[:1] == ["document"]:
         return getattr(import_module("benchmarks.summary"), argv[0])(argv[1:])

@@ -27,7 +27,7 @@ from ..files import digest
 from ..machine import cache_dir
 from .pictures import read_picture
 
-__all__ = ["cache_file", "decode", "decoded"]
+__all__ = ["cache_file", "decode", "decoded", "serve"]
 
 log = logging.getLogger("cifar_fastai")
 PIECE = 2048        # pictures that are decoded and marked at once
@@ -97,7 +97,8 @@ def _processes(root: Path, size: int) -> Iterator[Callable]:
     free, n = SimpleQueue(), os.cpu_count() or 1
     package = Path(__file__).parents[2]
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "cifar_fastai.data.picture_cache", os.fspath(root), str(size)]
+    script = f"from {__name__} import serve; serve(*__import__('sys').argv[1:])"
+    command = [sys.executable, "-c", script, os.fspath(root), str(size)]
     started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
                for _ in range(n)]
     for process in started: free.put(process)
@@ -119,7 +120,7 @@ def _processes(root: Path, size: int) -> Iterator[Callable]:
             process.communicate()
 
 
-def _main(root: str, size: str) -> None:
+def serve(root: str, size: str) -> None:
     "One of `_processes`: a line of names in, an empty line or what failed and the pixels out"
     with ExitStack() as stack:
         archive = None if os.path.isdir(root) else stack.enter_context(zipfile.ZipFile(root))
@@ -224,5 +225,3 @@ def _shown(pieces: Iterator, n: int, done: int) -> Iterator:
 def _seal(tail: dict, x: np.ndarray) -> str:
     return hashlib.sha256((json.dumps(tail, sort_keys=True) + digest(x)).encode()).hexdigest()
 
-
-if __name__ == "__main__": _main(*sys.argv[1:])

@@ -67,6 +67,14 @@ def begin(processes: int, *flags, launcher="torch.distributed.run") -> subproces
                             env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
+def second_of(process: subprocess.Popen, folder: Path) -> int:
+    "The pid of the last process of a run that has saved its first checkpoint"
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("checkpoints/epoch-*.json")) and time.monotonic() < deadline: time.sleep(.05)
+    found = subprocess.run(["pgrep", "-f", f"tiny.py.*--out {folder}"], capture_output=True, text=True)
+    return max(int(pid) for pid in found.stdout.split() if int(pid) != process.pid)
+
+
 def end(process: subprocess.Popen) -> str:
     text, _ = process.communicate(timeout=200)
     assert process.returncode == 0, text
@@ -120,11 +128,7 @@ def test_a_run_by_two_leaves_what_a_run_by_one_leaves(one, two):
 def test_one_process_killed_ends_all_and_the_run_goes_on_with_as_many_or_one(go_on, two, pictures, tmp_path):
     folder = tmp_path / "run"
     process = begin(2, *common(pictures, 32), "--out", folder)
-    deadline = time.monotonic() + 120
-    while not list(folder.glob("checkpoints/epoch-*.json")) and time.monotonic() < deadline: time.sleep(.05)
-    found = subprocess.run(["pgrep", "-f", f"tiny.py.*--out {folder}"], capture_output=True, text=True)
-    *_, last = sorted(int(pid) for pid in found.stdout.split() if int(pid) != process.pid)
-    os.kill(last, signal.SIGKILL)
+    os.kill(second_of(process, folder), signal.SIGKILL)
     killed = time.monotonic()
     text, _ = process.communicate(timeout=60)
     assert process.returncode != 0 and time.monotonic() - killed < 60 and "SIGKILL" in text, text
@@ -135,6 +139,18 @@ def test_one_process_killed_ends_all_and_the_run_goes_on_with_as_many_or_one(go_
     else:
         assert (folder / "weights.safetensors").read_bytes() == (two[0] / "weights.safetensors").read_bytes()
         assert predictions(folder) == predictions(two[0])
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_waited_for_so_long_and_the_others_end_in_a_line(pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR_FASTAI_WAIT", "5")
+    folder = tmp_path / "run"
+    process = begin(2, *common(pictures, 32, 2000), "--out", folder)
+    os.kill(second_of(process, folder), signal.SIGSTOP)
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    said = [line for line in text.splitlines() if line.startswith("cifar_fastai: ")]
+    assert "another process ended or hangs" in said[0] and said[0].endswith(f"--resume: {folder} is whole."), text
 
 
 @pytest.mark.slow
