@@ -37,6 +37,7 @@ def flags(
     workers: int = None,          # processes that augment
     device: str = None,           # cpu, cuda, cuda:1 …
     precision: str = None,        # auto (by device), fp32, bf16 or fp16
+    compile: bool = False,        # train through torch.compile
     cam_layer: str = None,        # layer of the Grad-CAM maps, such as layer4 or layer4+layer2
     gallery: int = None,          # misclassified pictures that are shown
     summary: bool = False,        # print the settings and the net, layer by layer, instead of training
@@ -117,6 +118,7 @@ def _run(recipe: Recipe, args, out, resume: bool) -> None:
     from .runs import train
     common = {"unverified": args.unverified, "workers": args.workers, "device": args.device,
               "split": args.data_split, "quiet": args.quiet, "scale_lr": args.scale_lr,
+              "compiled": args.compile,
               "checkpoint_minutes": args.checkpoint_minutes}
     if not args.seeds:
         train(recipe, source, out, resume=resume, **common)

@@ -44,7 +44,8 @@ FLAGS = {"--epochs": ("3", "epochs", 3), "--bs": ("64", "bs", 64), "--lr": ("0.2
 OTHERS = {"--unverified": ((), "unverified", True), "--workers": (("2",), "workers", 2),
           "--device": (("cpu",), "device", "cpu"), "--quiet": ((), "quiet", True),
           "--checkpoint-minutes": (("1.5",), "checkpoint_minutes", 1.5),
-          "--data-split": (("0.1",), "split", .1), "--scale-lr": (("sqrt",), "scale_lr", "sqrt")}
+          "--data-split": (("0.1",), "split", .1), "--scale-lr": (("sqrt",), "scale_lr", "sqrt"),
+          "--compile": ((), "compiled", True)}
 
 
 @pytest.mark.parametrize("flag", FLAGS)

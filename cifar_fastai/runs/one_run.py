@@ -21,7 +21,7 @@ from ..parts import LRFind, OneCycle
 from ..processes import join, rank, world
 from ..recipe import Recipe
 from ..training import ImageLearner, cifar_learner
-from ..tricks import whiten_stem
+from ..tricks import Compiled, whiten_stem
 from ..weights import read_tensors
 from .from_recipe import (
     adapted_to,
@@ -54,6 +54,7 @@ def train(
     split: float | None = None,       # share of a folder without a test set that tests; None: 0.2
     workers: int | None = None,       # processes that augment; None: chosen by device and cores
     device: str | None = None,        # "cpu", "cuda" …; None: the best there is
+    compiled: bool = False,           # steps by `torch.compile`
     scale_lr: str | None = None,      # "linear" or "sqrt": see `runs.from_recipe.lr_factor`
     resume: bool = False,             # go on from the newest checkpoint in `out` that verifies
     checkpoint_minutes: float | None = None,  # save within an epoch too, so often
@@ -73,11 +74,12 @@ def train(
 
         maps = GradCAMCallback(recipe.explain.layer, every=recipe.explain.every, measure=False,
                                path=writer.folder / "figures" / "gradcam_epochs.png")
+        compiler = [Compiled()] if compiled else []
         with learn.distrib_ctx():                 # as many processes as were started together
             found = writer.rate_found() or find_lr(recipe, learn, factor)
             writer.keep_rate(found)
             if not rank(): write_data(writer.folder, learn.dls)
-            fit(recipe, learn, found.chosen, cbs=[*writer.callbacks(), maps, *listify(cbs)])
+            fit(recipe, learn, found.chosen, cbs=[*writer.callbacks(), maps, *compiler, *listify(cbs)])
             test_set = len(learn.dls.loaders) - 1
             interp = ImageInterpretation.from_learner(learn, ds_idx=test_set,
                                                       tta=False if recipe.tta == "none" else recipe.tta)

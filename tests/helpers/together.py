@@ -3,6 +3,7 @@
     torchrun --nproc-per-node 2 tests/helpers/together.py OUT.json fitted predicted …
 """
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -24,11 +25,12 @@ from cifar_fastai.tricks import AverageWeights
 
 TOTAL = 64       # pictures a batch, of all processes together
 UNEVEN = 45      # pictures of the test set
+DEVICE = join(os.environ.get("TOGETHER_ON", "cpu"))
 
 
 def make(norm="gn", bs=None, arch=tiny_net, **kwargs):
     dls = cifar_dataloaders(learnable(400, UNEVEN), bs or TOTAL // world(), pad_crop_flip_cutout(2, cutout=4),
-                            num_workers=0, device="cpu")
+                            num_workers=0, device=DEVICE)
     learn = cifar_learner(dls, arch, norm=norm, precision="fp32", **kwargs)
     learn.logger = noop
     return learn
@@ -121,7 +123,6 @@ def refused():
 
 def main(out: str, *names: str) -> None:
     torch.set_num_threads(1)
-    join("cpu")
     results = {name: globals()[name]() for name in names}
     if rank() == 0: Path(out).write_text(json.dumps(results))
 
