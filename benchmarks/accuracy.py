@@ -40,6 +40,7 @@ __all__ = ["ABLATIONS", "lost", "petaflop", "planned", "rates", "read_rows", "ru
 
 ROWS = Path(__file__).parent / "results" / "accuracy.jsonl"
 ANCHORS = Path(__file__).parent / "results" / "anchors.json"      # what others have published
+SETS = {"jpeg": "CIFAR-10 as JPEG pictures", "cifar10": "CIFAR-10, original pixels"}   # by the rows' names
 RATES = Recipe(name="rates", aug="pad_crop_flip", epochs=4, valid="holdout", tta="none")
 ABLATIONS = {   # recipe → change → what it amends
     "resnet18_20ep": {
@@ -197,9 +198,12 @@ def groups(rows: list[dict]) -> dict[tuple, list[dict]]:
 
 
 def table(rows: list[dict]) -> str:
-    "A line a recipe and change; with the same seeds of `as it is` beside it, the paired difference"
-    lines = ["| recipe | change | n | plain | TTA | difference to as it is | epochs | PFLOP | seconds |",
-             "|---|---|---|---|---|---|---|---|---|"]
+    """A line a recipe and change; with the same seeds of `as it is` beside it, the paired difference. Recipes
+    alone have no columns for changes"""
+    changed = any(r["change"] != "as it is" for r in rows)
+    head = ["recipe", *(["change"] if changed else []), "n", "plain", "TTA",
+            *(["difference to as it is"] if changed else []), "epochs", "PFLOP", "seconds"]
+    lines = [_line(head), "|" + "---|" * len(head)]
     for of in groups(rows).values():
         first = of[0]
         same = ("recipe", "judged_on", "data_fingerprint", "epochs", "training_pictures")
@@ -208,10 +212,14 @@ def table(rows: list[dict]) -> str:
         pairs = [r["accuracy"] - base[r["seed"]]["accuracy"] for r in of if r["seed"] in base]
         less = spread(pairs) if pairs and first["change"] != "as it is" else ""
         tta = [r["accuracy_tta"] for r in of if "accuracy_tta" in r]
-        lines.append(f"| `{first['recipe']}` | {first['change']} | {len(of)} | "
-                     f"{spread([r['accuracy'] for r in of])} | {spread(tta) if tta else ''} | {less} | "
-                     f"{first['epochs']} | {first['petaflop']:.3g} | {mean(r['seconds'] for r in of):.0f} |")
+        lines.append(_line([
+            f"`{first['recipe']}`", *([first["change"]] if changed else []), f"{len(of)}",
+            spread([r["accuracy"] for r in of]), spread(tta) if tta else "", *([less] if changed else []),
+            f"{first['epochs']}", f"{first['petaflop']:.3g}", f"{mean(r['seconds'] for r in of):,.0f}"]))
     return "\n".join(lines)
+
+
+def _line(cells: list[str]) -> str: return f"| {' | '.join(cells)} |"
 
 
 def page(rows: list[dict]) -> str:
@@ -224,8 +232,8 @@ def page(rows: list[dict]) -> str:
         n = {f"{r['training_pictures']:,}" for r in of}
         told = f"{of[0]['pictures']:,} {'test' if judge == 'test' else 'holdout'} pictures"
         devices = "; ".join(sorted({f"{r['device']}, torch {r['versions']['torch']}" for r in of}))
-        parts += [f"**{data}**, {' or '.join(sorted(n))} training pictures, accuracy on {told}, in per cent "
-                  f"(mean ± sd over n seeds). {devices}.", "", table(of), ""]
+        parts += [f"**{SETS.get(data, data)}**, {' or '.join(sorted(n))} training pictures, accuracy on {told}, "
+                  f"in per cent (mean ± sd over n seeds). {devices}.", "", table(of), ""]
     return "\n".join(parts).strip()
 
 

@@ -61,14 +61,23 @@ def _parsed(text: str, path: Path):
 
 def _swept(fields: dict, folder: Path) -> list[str]:
     "The same of the lines that `python -m benchmarks accuracy` has written, by data set"
-    values = {}
+    found = {}
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_text().splitlines():
             row = _parsed(line, path)
             if row["judged_on"] == "test" and _fields(Recipe.from_dict(row["settings"])) == fields:
-                values.setdefault(row["data"], []).append(row["accuracy"])
-    return [f"{mean(v):.2%} ± {100 * (stdev(v) if len(v) > 1 else 0):.2f} points, n={len(v)} ({data})"
-            for data, v in values.items()]
+                found.setdefault(row["data"], []).append(row)
+    return [f"{_of_seeds([r['accuracy'] for r in rows])}{_with_tta(rows)}, n={len(rows)} ({data})"
+            for data, rows in found.items()]
+
+
+def _with_tta(rows: list[dict]) -> str:
+    views = [r["accuracy_tta"] for r in rows if "accuracy_tta" in r]
+    return f", {_of_seeds(views)} with TTA" if views else ""
+
+
+def _of_seeds(values: list[float]) -> str:
+    return f"{mean(values):.2%}" + (f" ± {100 * stdev(values):.2f} points" if len(values) > 1 else "")
 
 
 def _fields(recipe: Recipe) -> dict:
