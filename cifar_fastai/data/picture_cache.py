@@ -56,9 +56,10 @@ def decoded(
     elif found := _load(cache, key, shape): return found
     else:
         try:
-            with _alone(cache):
-                return _load(cache, key, shape) or _build(cache, key, shape, pieces, describe,
-                                                          _reader(root, size, source, large, len(names)))
+            with _alone(cache) as waited:
+                if waited and (found := _load(cache, key, shape)): return found
+                reader = _reader(root, size, source, large, len(names))
+                return _build(cache, key, shape, pieces, describe, reader)
         except OSError as e:
             log.warning("cannot cache pictures in %s (%s): going on without", cache.parent, e.strerror or e)
     with _reader(root, size, source, large, len(names)) as read: x = np.concatenate(list(read(pieces)))
@@ -137,15 +138,15 @@ def serve(root: str, size: str) -> None:
 
 
 @contextmanager
-def _alone(cache: Path) -> Iterator[None]:
-    "One process at a time builds `cache`, the others wait; the lock of a dead one is free"
+def _alone(cache: Path) -> Iterator[bool]:
+    "One process at a time builds `cache`; gives whether this one waited. The lock of a dead one is free"
     cache.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(cache.with_suffix(".lock"))
+    lock, waited = FileLock(cache.with_suffix(".lock")), False
     try: lock.acquire(blocking=False)
     except Timeout:
         log.info("waiting for the process that decodes these pictures")
-        lock.acquire()
-    try: yield
+        waited = lock.acquire() is not None
+    try: yield waited
     finally: lock.release()
 
 
