@@ -232,8 +232,9 @@ def page(rows: list[dict]) -> str:
         n = {f"{r['training_pictures']:,}" for r in of}
         told = f"{of[0]['pictures']:,} {'test' if judge == 'test' else 'holdout'} pictures"
         devices = "; ".join(sorted({f"{r['device']}, torch {r['versions']['torch']}" for r in of}))
-        parts += [f"**{SETS.get(data, data)}**, {' or '.join(sorted(n))} training pictures, accuracy on {told}, "
-                  f"in per cent (mean ± sd over n seeds). {devices}.", "", table(of), ""]
+        name, trained = SETS.get(data, data), " or ".join(sorted(n))
+        parts += [f"**{name}**, {trained} training pictures, accuracy on {told}, in per cent "
+                  f"(mean ± sd over n seeds). {devices}.", "", table(of), ""]
     return "\n".join(parts).strip()
 
 
