@@ -14,8 +14,8 @@ from packaging.requirements import Requirement
 from test_package import ROOT, _key, declared
 
 PACKAGES = ("cifar_fastai", "recipes")
-OPTIONAL = {"ipython": "notebook", "gradio": "app", "onnx": "export", "onnxruntime": "export",
-            "onnxscript": "export"}        # imported where they are there, brought by these extras
+OPTIONAL = {"ipython": "notebook", "gradio": "app", "accelerate": "distributed", "onnx": "export",
+            "onnxruntime": "export", "onnxscript": "export"}      # imported where they are there: extras
 
 
 def imported(*folders: Path) -> set[str]:

@@ -182,7 +182,7 @@ class ImageLearner(Learner):
         cycle = one_cycle(peak, n_epoch, pct_start, None, div, div_final, anneal, moms)
         self.fit(n_epoch, cbs=[cycle, *listify(cbs)], reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
 
-    def distrib_ctx(self, sync_bn=True, **kwargs):
+    def distrib_ctx(self, sync_bn=True, in_notebook=False, **kwargs):    # told by the environment, too
         "fastai's, for processes on CPUs too: see `training.shared_fit`. Raises: InputError"
         join(self.dls.device)             # refuses a machine without accelerate, which the room needs
         from .shared_fit import shared
