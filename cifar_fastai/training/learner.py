@@ -36,7 +36,7 @@ from ..loaders import LoaderError, worker_failed
 from ..machine import keep_freed_memory
 from ..models import create_model, head_of, layer_groups, zero_residuals
 from ..parts import Build, Loss, LRFind, OneCycle, Optimizer
-from ..processes import join
+from ..processes import join, launched
 from .callbacks import EpochSeed, EpochTable, look, loops
 from .losses import create_loss
 from .lr_finder import find_rate
@@ -184,6 +184,7 @@ class ImageLearner(Learner):
 
     def distrib_ctx(self, sync_bn=True, in_notebook=False, **kwargs):    # told by the environment, too
         "fastai's, for processes on CPUs too: see `training.shared_fit`. Raises: InputError"
+        if not launched(): return nullcontext(self)
         join(self.dls.device)             # refuses a machine without accelerate, which the room needs
         from .shared_fit import shared
         return shared(self, sync_bn, **kwargs)

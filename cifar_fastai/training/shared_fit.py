@@ -14,7 +14,7 @@ from fastcore.basics import noop
 from torch import nn, tensor
 
 from ..errors import InputError
-from ..processes import highest, join, launched, mean_over, rank, same_buffers, summed, world
+from ..processes import highest, join, mean_over, rank, same_buffers, summed, world
 
 __all__ = ["SharedFit", "shared"]
 
@@ -84,10 +84,7 @@ def share(dl) -> tuple[int, int]:
 
 @contextmanager
 def shared(learn, sync_bn: bool = True, **kwargs):
-    "A context in which all processes fit `learn` together, see `SharedFit`; nothing where it is alone"
-    if not launched():
-        yield learn
-        return
+    "A context in which all processes fit `learn` together, see `SharedFit`"
     device = next(learn.model.parameters()).device
     join(device)
     cb = SharedFit(sync_bn, cpu=device.type == "cpu", **kwargs)

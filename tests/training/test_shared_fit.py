@@ -101,6 +101,14 @@ def test_alone_nothing_is_asked_of_others():
     assert gathered(x) is x and summed(x).tolist() == [0, 1, 2]
 
 
+def test_alone_no_accelerate_is_needed(learner, monkeypatch):
+    for name in ("accelerate", "fastai.distributed", "cifar_fastai.training.shared_fit"):
+        monkeypatch.setitem(sys.modules, name, None)
+    learn = learner()
+    with learn.distrib_ctx() as same: learn.fit(1, .05)
+    assert same is learn and len(learn.recorder.losses) == 5
+
+
 def test_several_processes_without_accelerate_are_told_what_to_install(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setitem(sys.modules, "accelerate", None)
