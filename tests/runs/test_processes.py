@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fastai.callback.core import Callback
 from safetensors.numpy import load_file
 from tiny import learnable, recipe as tiny, write_folder
 
@@ -44,12 +45,14 @@ def test_a_run_goes_on_with_batches_as_large_in_all(monkeypatch):
 
 
 def test_a_scaled_rate_is_said_recorded_and_kept_when_the_run_goes_on(learnable, tmp_path, tiny_registered):
-    wide = tiny.but(lr=.02, opt={"accumulate": 2}, epochs=1)
-    run = train(wide, learnable, tmp_path / "run", scale_lr="linear", device="cpu")
-    assert run.results["lr"] == .04
-    assert "0.04 (given, 0.02 × 2)" in (tmp_path / "run" / "log.txt").read_text()
-    again = train(wide, learnable, tmp_path / "run", resume=True, device="cpu")
-    assert again.results["lr"] == .04 and again.accuracy == run.accuracy
+    wide, folder = tiny.but(lr=.02, opt={"accumulate": 2}, epochs=1), tmp_path / "run"
+    class Stops(Callback):
+        def after_step(self): raise KeyboardInterrupt
+    for kwargs in ({"scale_lr": "linear"}, {"resume": True}):     # the second takes it from the folder
+        with pytest.raises(KeyboardInterrupt):
+            train(wide, learnable, folder, cbs=Stops(), device="cpu", **kwargs)
+    assert read_json(folder / "checkpoints" / "begun.json")["lr_factor"] == 2
+    assert (folder / "log.txt").read_text().count("0.04 (given, 0.02 × 2)") == 2
 
 
 # whole runs
