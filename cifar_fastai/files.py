@@ -6,20 +6,24 @@
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from .errors import InputError
 
-__all__ = ["TEMPORARY", "SaveError", "digest", "read_json", "save_atomically", "sha256_of", "sweep",
+__all__ = ["TEMPORARY", "SaveError", "alone", "digest", "read_json", "save_atomically", "sha256_of", "sweep",
            "write_json"]
 
+log = logging.getLogger("cifar_fastai")
 TEMPORARY = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp")   # the second part is a process
 
 
@@ -74,6 +78,23 @@ def sweep(folder: str | Path) -> None:
         temp = TEMPORARY.fullmatch(path.name)
         if temp and not _others(int(temp[1])):
             with suppress(OSError): path.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(
+    path: Path,               # what is made, or fetched; its folder is made too
+) -> Iterator[bool]:          # whether this process waited for another one, which may have made it
+    "One process at a time makes `path`; the lock of a dead one is free"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, waited = FileLock(path.with_suffix(".lock")), False
+    try: lock.acquire(blocking=False)
+    except Timeout:
+        log.info("waiting for the process that makes %s", path)
+        waited = lock.acquire() is not None
+    try: yield waited
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)     # while it is held: those who wait make their own
+        lock.release()
 
 
 def write_json(path: str | Path, value) -> str:

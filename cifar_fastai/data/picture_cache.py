@@ -11,7 +11,6 @@ import logging
 import os
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,21 +19,21 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from ..errors import InputError
-from ..files import digest
+from ..files import alone, digest
 from ..machine import cache_dir
 from .pictures import read_picture
+from .trees import open_tree
 
-__all__ = ["cache_file", "decode", "decoded", "serve"]
+__all__ = ["decoded", "serve"]
 
 log = logging.getLogger("cifar_fastai")
 PIECE = 2048        # pictures that are decoded and marked at once
 MANY = 20_000       # pictures from which on processes are worth their start
 
 
-def cache_file(root: Path, size: int) -> Path | None:
+def _cache_file(root: Path, size: int) -> Path | None:
     "One file for each folder and size, so that a changed folder replaces its own; None without a home folder"
     place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
     return cache_dir() and cache_dir() / f"{place}-{size}.npy"
@@ -50,19 +49,22 @@ def decoded(
     large: bool,               # whether decoding, outside Python's lock, is most of the work
 ) -> tuple[np.ndarray, dict]:  # (N,size,size,3) uint8, mapped where there is a place for a cache
     "All pictures in the order of their names. Raises: InputError for one that cannot be read"
-    cache, shape = cache_file(root, size), (len(names), size, size, 3)
+    cache, shape = _cache_file(root, size), (len(names), size, size, 3)
     pieces = [names[k:k + PIECE] for k in range(0, len(names), PIECE)]
+    reader = partial(_reader, root, size, source, large, len(names))
     if cache is None: log.warning("no home folder, no XDG_CACHE_HOME: decoded pictures are not cached")
     elif found := _load(cache, key, shape): return found
     else:
         try:
-            with _alone(cache) as waited:
+            with alone(cache) as waited:
                 if waited and (found := _load(cache, key, shape)): return found
-                reader = _reader(root, size, source, large, len(names))
-                return _build(cache, key, shape, pieces, describe, reader)
+                with reader() as read: return _build(cache, key, shape, pieces, describe, read)
+        except InputError:
+            with suppress(OSError): cache.parent.rmdir()       # nothing is left of a folder that is refused
+            raise
         except OSError as e:
             log.warning("cannot cache pictures in %s (%s): going on without", cache.parent, e.strerror or e)
-    with _reader(root, size, source, large, len(names)) as read: x = np.concatenate(list(read(pieces)))
+    with reader() as read: x = np.concatenate(list(read(pieces)))
     return x, describe(x)
 
 
@@ -123,31 +125,16 @@ def _processes(root: Path, size: int) -> Iterator[Callable]:
 
 def serve(root: str, size: str) -> None:
     "One of `_processes`: a line of names in, an empty line or what failed and the pixels out"
-    with ExitStack() as stack:
-        archive = None if os.path.isdir(root) else stack.enter_context(zipfile.ZipFile(root))
-        source = (lambda name: f"{root}/{name}") if archive is None else archive.read
+    with open_tree(root) as tree:
         for line in sys.stdin.buffer:
             names, pixels, failed = json.loads(line), b"", ""
-            try: pixels = decode(source, names, size=int(size), root=Path(root)).tobytes()
+            try: pixels = decode(tree.source, names, size=int(size), root=Path(root)).tobytes()
             except InputError as e: failed = str(e)
             sys.stdout.buffer.write(json.dumps(failed).encode() + b"\n" + pixels)
             sys.stdout.buffer.flush()
 
 
 # ---------------------------------------------------------------- the file
-
-
-@contextmanager
-def _alone(cache: Path) -> Iterator[bool]:
-    "One process at a time builds `cache`; gives whether this one waited. The lock of a dead one is free"
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    lock, waited = FileLock(cache.with_suffix(".lock")), False
-    try: lock.acquire(blocking=False)
-    except Timeout:
-        log.info("waiting for the process that decodes these pictures")
-        waited = lock.acquire() is not None
-    try: yield waited
-    finally: lock.release()
 
 
 def _load(path: Path, key: str, shape: tuple) -> tuple[np.ndarray, dict] | None:
@@ -166,21 +153,20 @@ def _load(path: Path, key: str, shape: tuple) -> tuple[np.ndarray, dict] | None:
         return None
 
 
-def _build(cache: Path, key: str, shape: tuple, pieces: list, describe: Callable, reader):
+def _build(cache: Path, key: str, shape: tuple, pieces: list, describe: Callable, read: Callable):
     "The array as .npy with a JSON tail (key, sha256), piece by piece; in the end it appears under its name"
     part, done = cache.with_suffix(".part"), cache.with_suffix(".done")
     try:
-        with reader as read:
-            marks = _marks(done, part, key, shape, len(pieces))
-            due = [k for k, mark in enumerate(marks) if not mark]
-            if len(due) < len(pieces):
-                log.info("%d of %d parts are decoded already", len(pieces) - len(due), len(pieces))
-            start = np.lib.format.open_memmap(part, mode="r").offset
-            with open(part, "r+b") as f, open(done, "r+b") as d:
-                new = read(pieces[k] for k in due)
-                for k, x in zip(due, _shown(new, len(pieces), len(pieces) - len(due))):
-                    _write(f, start + k * PIECE * x[0].nbytes, x.data)
-                    _write(d, len(key) + k, b"\1")          # after what it says is on disk
+        marks = _marks(done, part, key, shape, len(pieces))
+        due = [k for k, mark in enumerate(marks) if not mark]
+        if len(due) < len(pieces):
+            log.info("%d of %d parts are decoded already", len(pieces) - len(due), len(pieces))
+        start = np.lib.format.open_memmap(part, mode="r").offset
+        with open(part, "r+b") as f, open(done, "r+b") as d:
+            new = read(pieces[k] for k in due)
+            for k, x in zip(due, _shown(new, len(pieces), len(pieces) - len(due))):
+                _write(f, start + k * PIECE * x[0].nbytes, x.data)
+                _write(d, len(key) + k, b"\1")          # after what it says is on disk
         x = np.lib.format.open_memmap(part, mode="r")
         tail = {"key": key, "about": describe(x)}
         with open(part, "r+b") as f:

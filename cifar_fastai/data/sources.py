@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError, UnknownName
+from ..files import alone
 from ..machine import cache_dir
 from .archives import KINDS, official_in, read_official
 from .folders import read_folder
@@ -217,14 +218,16 @@ def fetch(
     if folder is None: raise InputError("there is no home folder to keep it in (set XDG_CACHE_HOME)")
     why = _unreachable(URL + kind.archive)
     if why: raise InputError(f"{URL}{kind.archive} cannot be reached ({why})")
+    archive = folder / kind.archive
     log.info("downloading %s to %s", URL + kind.archive, folder)
     from torchvision.datasets.utils import download_url
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix="download-") as part, _socket_timeout(30):
-            download_url(URL + kind.archive, part, kind.archive, kind.md5)
-            os.replace(Path(part) / kind.archive, folder / kind.archive)
-        return folder / kind.archive
+        with alone(archive) as waited:
+            if waited and archive.exists(): return archive
+            with tempfile.TemporaryDirectory(dir=folder, prefix="download-") as part, _socket_timeout(30):
+                download_url(URL + kind.archive, part, kind.archive, kind.md5)
+                os.replace(Path(part) / kind.archive, archive)
+        return archive
     except (OSError, RuntimeError) as e:
         raise InputError(f"the download of {URL}{kind.archive} to {folder} failed ({e})") from e
 

@@ -6,6 +6,7 @@
 import os
 import stat
 import zipfile
+from functools import cached_property
 from pathlib import Path
 
 from ..errors import InputError
@@ -49,7 +50,8 @@ def _hidden(name): return name.startswith(".") or name.lower() in HIDDEN
 
 class FolderTree:
     "A folder on disk; links are followed, but not in a circle"
-    def __init__(self, root): self.root, self.top = Path(root), _walk(os.fspath(root), ())
+    def __init__(self, root): self.root = Path(root)
+    top = cached_property(lambda self: _walk(os.fspath(self.root), ()))
     def __enter__(self): return self
     def __exit__(self, *_): pass
     def source(self, name): return f"{os.fspath(self.root)}/{name}"

@@ -223,8 +223,8 @@ def drawing_from(
     split_idx: int | None,  # subset, 0: training
 ) -> Iterator[Callable[[int], None]]:
     """Every draw of the item transforms inside is a function of `key` and of the place in the epoch's order,
-    block by block; what draws from the process's own generators goes by `start` alone, and they
-    are as before afterwards. Gives a function that announces a picture by its index"""
+    block by block; what draws from the process's own generators goes by `start` alone, and they are as before
+    afterwards. Gives a function that announces a picture by its index"""
     bits = np.random.SeedSequence((*key, start)).generate_state(2)
     before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     random.seed(int(bits[0])), np.random.seed(bits[1])

@@ -48,25 +48,25 @@ class BatchDL(TfmdDL):
     def share(self, rank: int, processes: int) -> None:
         """Let `processes` of them read an epoch together: batches of `processes` × `bs`, each reads its part.
         Without `drop_last` all batches are of nearly equal size. Raises: InputError for too few pictures"""
-        n = len(self.dataset) if self.n is None else self.n
+        n = self._n
         if n < processes or processes > 1 and self.drop_last and n < processes * self.bs:
             raise InputError(f"{processes} processes have {n} pictures to share, in batches of {self.bs}. "
                              "Take fewer processes or smaller batches.")
         self.rank, self.processes = rank, processes
 
-    def __len__(self): return super().__len__() if self.processes == 1 else len(self._edges()) - 1
+    @property
+    def _n(self) -> int: return len(self.dataset) if self.n is None else self.n
 
-    def _edges(self) -> list[int]:
-        "Where in an epoch's order the batches begin that processes share, and where the last one ends"
-        n, whole = len(self.dataset) if self.n is None else self.n, self.bs * self.processes
-        if self.drop_last: return list(range(0, n - n % whole + 1, whole))
-        k = min(-(-n // whole), n // self.processes)
-        return [n * j // k for j in range(k + 1)]
+    def __len__(self):
+        if self.processes == 1: return super().__len__()
+        whole = self.bs * self.processes
+        return self._n // whole if self.drop_last else min(-(-self._n // whole), self._n // self.processes)
 
     def places(self, number: int) -> tuple[int, int]:
         "Where in the epoch's order this process's part of a batch begins and ends"
-        if self.processes == 1: return number * self.bs, (number + 1) * self.bs
-        start, end = self._edges()[number:number + 2]
+        whole = self.bs * self.processes
+        if self.processes == 1 or self.drop_last: start, end = number * whole, (number + 1) * whole
+        else: start, end = (self._n * k // len(self) for k in (number, number + 1))
         return tuple(start + (end - start) * r // self.processes for r in (self.rank, self.rank + 1))
 
     def to_detach(self, b, cpu=True, gather=True):
@@ -77,9 +77,8 @@ class BatchDL(TfmdDL):
     def randomize(self): pass  # nothing here draws from a generator that moves
 
     def get_idxs(self):
-        n = len(self.dataset) if self.n is None else self.n
-        if not self.shuffle: return np.arange(n)
-        return np.random.default_rng([self.seed, self.epoch, 1]).permutation(n)
+        if not self.shuffle: return np.arange(self._n)
+        return np.random.default_rng([self.seed, self.epoch, 1]).permutation(self._n)
 
     def __iter__(self):
         self.before_iter()
@@ -125,7 +124,7 @@ class BatchDL(TfmdDL):
             return self._labelled(store, x, idxs)
 
     def _items(self, idxs):
-        "The items at `idxs`; their array is kept, a million in a list take 50 ms"
+        "The items at `idxs`. Their array is kept: to make it of a long list at each batch would take longer"
         items = self.dataset.items
         if self.array_of is None or self.array_of[0] is not items: self.array_of = items, np.asarray(items)
         return self.array_of[1][idxs]

@@ -65,12 +65,15 @@ def train(
     check_names(recipe)
     device = join(device)                # of this process, where several train together
     with open_run(recipe, out, resume, checkpoint_minutes, quiet) as writer:
-        recipe = shared_out(recipe, writer.before.get("processes", world()))
-        split = writer.before.get("data_split") if split is None else split     # of the run that is resumed
+        before = writer.before                                # what the run that is resumed was started with
+        recipe = shared_out(recipe, before.get("processes", world()))
+        split = before.get("data_split") if split is None else split
+        scale_lr = before.get("scale_lr") if scale_lr is None else scale_lr
+        compiled = compiled or before.get("compiled", False)
+        factor = before.get("lr_factor") or lr_factor(recipe, scale_lr)
         learn = learner_of(recipe, data, unverified=unverified, split=split, workers=workers, device=device,
-                           precision=writer.before.get("precision"))
-        factor = writer.before.get("lr_factor") or lr_factor(recipe, scale_lr)
-        writer.begin(learn, data, split, factor)
+                           precision=before.get("precision"))
+        writer.begin(learn, data, data_split=split, scale_lr=scale_lr, lr_factor=factor, compiled=compiled)
 
         maps = GradCAMCallback(recipe.explain.layer, every=recipe.explain.every, measure=False,
                                path=writer.folder / "figures" / "gradcam_epochs.png")

@@ -92,9 +92,9 @@ def begin(folder: Path, recipe: Recipe, decided: dict, resume: bool) -> None:
     decided = {"processes": 1} | decided | {"versions": versions()}
     if resume and (folder / "recipe.json").exists():
         before = begun(folder) or decided
-        was = for_all(training_fields(saved_recipe(folder)), before.get("processes", 1))
-        now = for_all(training_fields(recipe.as_dict()), decided["processes"])
-        was, now = was | {"data": before.get("data_fingerprint")}, now | {"data": decided["data_fingerprint"]}
+        was, now = (for_all(training_fields(fields), how.get("processes", 1)) |
+                    {"data": how.get("data_fingerprint"), "scale_lr": how.get("scale_lr")}
+                    for fields, how in ((saved_recipe(folder), before), (recipe.as_dict(), decided)))
         if found := differences(was, now):
             raise InputError(f"cannot resume {folder}: {found}. "
                              "Use what the run was started with, or start a new one in another folder.")

@@ -91,7 +91,7 @@ class RunWriter:
         self.shown, self.quiet, self.display = shown, quiet, None
         self.lr_file = folder / "checkpoints" / "lr_find.json"
 
-    def begin(self, learn: ImageLearner, data: ImageData | str | Path, split: float | None, lr_factor: float):
+    def begin(self, learn: ImageLearner, data: ImageData | str | Path, **decided) -> None:
         "Write down what is decided before training. Raises: InputError where a resumed run had other values"
         self.learn = learn
         cam_of(learn.model, learn.recipe.explain.layer)        # refuses a layer that is not there
@@ -101,9 +101,9 @@ class RunWriter:
         learn.add_cb(self.stop)
         named = None
         if not isinstance(data, ImageData): named = str(Path(data).resolve() if Path(data).exists() else data)
-        decided = {"data": named, "data_fingerprint": learn.dls.data.fingerprint, "data_split": split,
-                   "precision": learn.precision_name, "device": describe_device(learn.dls.device),
-                   "processes": world(), "lr_factor": lr_factor}
+        decided |= {"data": named, "data_fingerprint": learn.dls.data.fingerprint,
+                    "precision": learn.precision_name, "device": describe_device(learn.dls.device),
+                    "processes": world()}
         begin(self.folder, learn.recipe, decided, self.resume)
         summary = model_summary(learn.model, learn.dls.data.size)
         save_atomically(self.folder / "model.txt", summary.encode())
@@ -219,7 +219,7 @@ class RunWriter:
 class Follower(RunWriter):
     "Of a run by several processes, all but the first: they train and predict as it does, and write nothing"
 
-    def begin(self, learn, *_) -> None:
+    def begin(self, learn, data, **decided) -> None:
         self.learn, learn.epoch_table.write = learn, noop
         learn.add_cb(self.stop)
 

@@ -14,9 +14,10 @@ from tiny import learnable, recipe as tiny, write_folder
 
 from cifar_fastai.errors import InputError
 from cifar_fastai.files import read_json
-from cifar_fastai.runs import from_recipe, train
+from cifar_fastai.runs import from_recipe, one_run, train
 from cifar_fastai.runs.from_recipe import lr_factor, shared_out
 from cifar_fastai.runs.verify import verify_run
+from cifar_fastai.tricks import Compiled
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "tiny.py"
 pytest.importorskip("accelerate", reason="accelerate is not installed")
@@ -53,6 +54,21 @@ def test_a_scaled_rate_is_said_recorded_and_kept_when_the_run_goes_on(learnable,
             train(wide, learnable, folder, cbs=Stops(), device="cpu", **kwargs)
     assert read_json(folder / "checkpoints" / "begun.json")["lr_factor"] == 2
     assert (folder / "log.txt").read_text().count("0.04 (given, 0.02 × 2)") == 2
+    with pytest.raises(InputError, match='scale_lr was "linear", is now "sqrt"'):
+        train(wide, learnable, folder, device="cpu", scale_lr="sqrt", resume=True)
+
+
+def test_a_run_that_began_compiled_goes_on_compiled(learnable, tmp_path, tiny_registered, monkeypatch):
+    seen = []
+    class Noted(Compiled):
+        def before_train(self): seen.append(self)
+    class Stops(Callback):
+        def after_step(self): raise KeyboardInterrupt
+    monkeypatch.setattr(one_run, "Compiled", Noted)
+    for k, kwargs in enumerate(({"compiled": True}, {"resume": True})):
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny.but(lr=.02), learnable, tmp_path / "run", cbs=Stops(), device="cpu", **kwargs)
+        assert len(seen) == k + 1
 
 
 # whole runs
