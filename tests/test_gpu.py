@@ -8,10 +8,10 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from fastcore.basics import noop
+from fits import resumed_alike
 from tiny import learnable, tiny_net
 
 from cifar_fastai import StopOnNonFinite, cifar_dataloaders, cifar_learner
-from cifar_fastai.checkpoints import Checkpoint
 from cifar_fastai.checkpoints.stop_on_nonfinite import NonFiniteLoss
 from cifar_fastai.explain import GradCAMCallback
 from cifar_fastai.tricks import Compiled
@@ -78,16 +78,11 @@ def test_pinned_workers_give_the_pictures_of_the_main_process():
 
 
 def test_a_killed_fit_is_resumed_to_the_same_bytes(deterministic, tmp_path):
-    class Stops(Callback):
-        def after_batch(self):
-            if self.epoch == 1 and self.training: raise KeyboardInterrupt
-    def fit(folder, *cbs, **kwargs):
+    def end(checkpoint, cbs):
         learn = make()
-        with learn.no_bar(): learn.fit_one_cycle(3, .1, cbs=[Checkpoint(folder, **kwargs), *cbs])
+        with learn.no_bar(): learn.fit_one_cycle(3, .1, cbs=[checkpoint, *cbs])
         return weights(learn)
-    whole = fit(tmp_path / "a")
-    with pytest.raises(KeyboardInterrupt): fit(tmp_path / "b", Stops())
-    for name, value in fit(tmp_path / "b", resume=True).items(): assert torch.equal(value, whole[name]), name
+    assert resumed_alike(end, tmp_path)
 
 
 def test_compiled_steps_leave_maps_and_weights_as_the_plain_net_has_them():

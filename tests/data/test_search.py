@@ -1,8 +1,11 @@
 """CIFAR is found where it lies, else fetched; what was tried is said."""
 import hashlib
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from made import alone, pictures, shuffled, some_data  # noqa: F401  alone is a fixture
@@ -88,6 +91,20 @@ def test_the_official_archive_is_downloaded_when_nothing_is_here(tmp_path, monke
     assert len(load_data("cifar10").x_test) == 4 == len(load_data("cifar10").x_test)
     assert asked == [("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", search.KINDS[0].md5)]
     assert os.listdir(tmp_path / "cache/cifar_fastai") == ["cifar-10-python.tar.gz"]   # no part is left
+
+
+def test_of_processes_that_start_together_one_downloads_for_all(tmp_path, monkeypatch):
+    import torchvision.datasets.utils as tv
+    source, asked, together = small_official(monkeypatch, tmp_path / "server"), [], Barrier(3)
+    def download_url(url, root, filename, md5):
+        asked.append(url)
+        time.sleep(1)
+        (Path(root) / filename).write_bytes(source.read_bytes())
+    monkeypatch.setattr(tv, "download_url", download_url)
+    monkeypatch.setattr(search, "_unreachable", lambda url: str(together.wait())[:0])
+    with ThreadPoolExecutor(3) as pool: found = list(pool.map(lambda _: search.fetch("cifar10"), range(3)))
+    assert len(asked) == 1 and len(set(found)) == 1 and found[0].read_bytes() == source.read_bytes()
+    assert os.listdir(tmp_path / "cache/cifar_fastai") == ["cifar-10-python.tar.gz"]
 
 
 def test_a_download_that_fails_says_so_and_leaves_nothing(tmp_path, monkeypatch):
