@@ -3,7 +3,7 @@
 After Keller Jordan's airbench94 in its form of 2025, which trains on a GPU in seconds: whitened 2×2 stem,
 kernels that begin as identities, Muon on the kernels and SGD on the rest, with high rates for the biases;
 each picture mirrored in every other epoch. All of it runs through the ordinary Learner and loader. Two epochs
-more than there; the stem's bias trains to the end. A quarter of an hour is the aim, on two cores with fast bf16.
+more than there; the stem's bias trains to the end. A quarter of an hour is the aim where bf16 is fast.
 
 CIFAR-10 as JPEG pictures: 90.10 % plain, 90.99 % with six views, n=1; 2,899 s on two cores without fast bf16,
 beside other programs (benchmarks/results/accuracy.jsonl, torch 2.15.0)."""

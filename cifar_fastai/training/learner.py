@@ -1,4 +1,4 @@
-"""A fastai Learner for small pictures: Nesterov SGD, channels_last, the fastest precision here.
+"""An ordinary fastai Learner for small pictures: Nesterov SGD, channels_last, the fastest precision here.
 
     learn = cifar_learner(dls, resnet18)
     rates = learn.lr_find(n_epoch=20, suggest_funcs=(valley, slide, minimum, steep, peak))
@@ -159,8 +159,7 @@ class ImageLearner(Learner):
     @contextmanager
     def no_bar(self):
         "No bars for a while (fastai's own would put its own kind back)"
-        bars = [cb for cb in self.cbs if isinstance(cb, ProgressCallback)]
-        with self.removed_cbs(bars): yield self
+        with self.removed_cbs([cb for cb in self.cbs if isinstance(cb, ProgressCallback)]): yield self
 
     def fit_one_cycle(
         self,
@@ -185,8 +184,8 @@ class ImageLearner(Learner):
     def distrib_ctx(self, sync_bn=True, in_notebook=False, **kwargs):    # told by the environment, too
         "fastai's, for processes on CPUs too: see `training.shared_fit`. Raises: InputError"
         if not launched(): return nullcontext(self)
-        join(self.dls.device)             # refuses a machine without accelerate, which the room needs
-        from .shared_fit import shared
+        join(self.dls.device)
+        from .shared_fit import shared  # which needs accelerate: `join` refuses a machine without it
         return shared(self, sync_bn, **kwargs)
 
     def lr_find(self, start_lr=LRFind.start_lr, end_lr=LRFind.end_lr, num_it=LRFind.num_it, stop_div=True,
@@ -247,7 +246,8 @@ def cifar_learner(
 
 def _classes(dls, n_out: int | None) -> int:
     if n_out in (None, n := len(dls.vocab)): return n
-    raise InputError(f"the head has {n_out} outputs but the data has {n} classes. Leave n_out away.")
+    raise InputError(f"the head has {n_out} outputs but the data has {n} classes. "
+                     "Leave n_out away, or change the data.")
 
 
 def _model(arch, n_out: int, norm: str, zero_residual: bool, seed: int) -> nn.Module:

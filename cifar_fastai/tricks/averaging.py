@@ -34,7 +34,7 @@ class AverageWeights(Callback):
         if every < 1: raise InputError(f"an average every {every} steps. Give 1 or more.")
         self.decay, self.every, self.lookahead = decay, every, lookahead
         self.average, self.own, self.done = None, None, 0       # `own`: the net's, while the average is in it
-        self.stepped = False                                    # not by a batch whose gradients wait
+        self.stepped = False                                    # by the batch at hand
 
     def before_fit(self):
         self.run = fitting(self.learn)
