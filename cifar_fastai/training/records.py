@@ -128,29 +128,29 @@ class KeepBest(Callback):
     end the net has them. Raises: InputError where the validation set is the test set."""
     order, remove_on_fetch = Recorder.order + 5, True
 
-    def __init__(self): self.best, self.epoch_of_best, self.weights = None, None, None
+    def __init__(self): self.best, self.best_epoch, self.weights = None, None, None
 
     def before_fit(self):
         self.run = fitting(self.learn)
         if not self.run: return
         refuse_test_set(self.learn, "keeping the best weights")
-        self.best, self.epoch_of_best, self.weights = None, None, None
+        self.best, self.best_epoch, self.weights = None, None, None
 
     def after_epoch(self):
         now = validated(self.learn, "accuracy"), -validated(self.learn, "valid_loss")
         if self.best is not None and now <= tuple(self.best): return
-        self.best, self.epoch_of_best = now, self.epoch + 1
+        self.best, self.best_epoch = now, self.epoch + 1
         self.weights = {k: v.detach().clone() for k, v in self.learn.model.state_dict().items()}
 
     def after_fit(self):
         "Put the best weights in, unless the fit ends in an error: then the last ones are to be looked at"
         if self.weights is None or getattr(self.learn, "ending", None) is not None: return
         self.learn.model.load_state_dict(self.weights)
-        self.learn.epoch_of_best = self.epoch_of_best
-        log.info("kept        the weights of epoch %d: holdout accuracy %.2f %%", self.epoch_of_best,
+        self.learn.epoch_of_best = self.best_epoch
+        log.info("kept        the weights of epoch %d: holdout accuracy %.2f %%", self.best_epoch,
                  100 * self.best[0])
 
-    def state_dict(self): return {"best": self.best, "epoch": self.epoch_of_best, "weights": self.weights}
+    def state_dict(self): return {"best": self.best, "epoch": self.best_epoch, "weights": self.weights}
 
     def load_state_dict(self, state):
-        self.best, self.epoch_of_best, self.weights = state["best"], state["epoch"], state["weights"]
+        self.best, self.best_epoch, self.weights = state["best"], state["epoch"], state["weights"]

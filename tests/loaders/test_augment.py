@@ -355,7 +355,7 @@ def flips(learnable, epochs, seed=0, bs=32, **kwargs):
     "Epoch → index of a training picture → whether it was mirrored"
     dls = cifar_dataloaders(learnable, bs, Policy("mirror", flip="alternate"), seed=seed, num_workers=0,
                             device="cpu", **kwargs)
-    dl, plain, found = dls.train, torch.from_numpy(learnable.x_train).permute(0, 3, 1, 2), []
+    dl, plain, found = dls.train, torch.tensor(learnable.x_train).permute(0, 3, 1, 2), []
     for epoch in epochs:
         dl.set_epoch(epoch)
         seen = {}
@@ -402,7 +402,7 @@ def test_pictures_grow_with_the_epoch_and_those_of_validation_do_not(learnable):
 def test_a_smaller_picture_is_the_mean_of_its_places(learnable):
     dls = cifar_dataloaders(learnable, 160, GROWS, num_workers=0, device="cpu", seed=3)
     batch = dls.train.make_batch((0, 0, np.arange(160)))[0].float()
-    want = torch.nn.functional.avg_pool2d(torch.from_numpy(learnable.x_train).permute(0, 3, 1, 2).float(), 2)
+    want = torch.nn.functional.avg_pool2d(torch.tensor(learnable.x_train).permute(0, 3, 1, 2).float(), 2)
     assert (batch - want[dls.train.dataset.items]).abs().max() <= .5 + 1e-4
     (last,) = draws(GROWS, learnable.x_train[0], 1, size=16)
     assert np.array_equal(last, learnable.x_train[0]), "where no loader tells the epoch: the last size"

@@ -181,7 +181,7 @@ def test_the_learner_of_a_recipe_ends_by_hand_in_its_runs_weights(undrawn, learn
     assert learn.recipe == run.learn.recipe and learn.recipe.bs == 8, "32 would leave one step"
 
 
-class Counts(Callback):
+class StepCount(Callback):
     "Steps that a fit took, not a range test"
     def before_fit(self): self.run, self.steps = fitting(self.learn), 0
     def after_step(self): self.steps += 1
@@ -189,7 +189,7 @@ class Counts(Callback):
 
 @pytest.mark.parametrize("listed", [False, True])
 def test_callbacks_given_to_train_are_those_of_its_fit(undrawn, learnable, tmp_path, listed):
-    cb = Counts()
+    cb = StepCount()
     run = train(recipe, learnable, tmp_path / "run", device="cpu", quiet=True, cbs=[cb] if listed else cb)
     assert cb.steps == 10 and cb not in run.learn.cbs, "two epochs of five steps; then it is taken off"
 

@@ -31,7 +31,7 @@ def weights(tmp_path_factory, tiny_registered):
     net, path = tiny_net(4), tmp_path_factory.mktemp("run") / "weights.safetensors"
     about = About("tiny", "bn", CLASSES, 16, tuple(data.mean), tuple(data.std))
     known = Classifier(net, about)
-    x, y = known.inputs(list(data.x_train)), torch.from_numpy(data.y_train).long()
+    x, y = known.inputs(list(data.x_train)), torch.tensor(data.y_train).long()
     opt = torch.optim.Adam(net.parameters(), .02)
     net.train()
     for _ in range(60):

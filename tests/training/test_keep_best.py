@@ -21,7 +21,7 @@ class EachEpoch(Callback):
 def test_the_weights_at_the_end_are_the_best_epochs(learner, accuracies, losses, best):
     learn, all_of_them, keep = learner(valid="holdout"), EachEpoch(), KeepBest()
     learn.fit(4, 0.1, cbs=[Pretended(losses, accuracies), all_of_them, keep])
-    assert keep.epoch_of_best == learn.epoch_of_best == best
+    assert keep.best_epoch == learn.epoch_of_best == best
     for k, epoch in enumerate(all_of_them.weights, 1):
         same = all(torch.equal(v, epoch[name]) for name, v in learn.model.state_dict().items())
         assert same == (k == best)

@@ -160,6 +160,6 @@ def test_a_killed_fit_ends_in_the_same_bytes_under_every_schedule(learner, tmp_p
         assert torch.equal(a, b), key
     assert whole.recorder.hps == again.recorder.hps
     assert len(again.recorder.hps["lr"]) == 5 * len(whole.dls.train)
-    assert best.epoch_of_best == best_again.epoch_of_best == 3, "from before the kill"
+    assert best.best_epoch == best_again.best_epoch == 3, "from before the kill"
     other, _ = fit(learner, "constant" if name != "constant" else "step", tmp_path / "other")
     assert not torch.equal(other.model.fc.weight, whole.model.fc.weight), "another schedule ends elsewhere"
