@@ -2,8 +2,8 @@
 
 Names: loader, step, interpretation, start, scale, gradcam, gpu, choices, memory; none means all. FILE keeps
 the suites that are not measured this time. Apart from these: `chart FILE PICTURE`, `document FILE PAGE`,
-`accuracy DATA`, `faults`, `maps WEIGHTS ... --data DATA`, `million FOLDER`, `notebooks`, `page RUN`,
-`predecessors DATA` and `processes`.
+`accuracy DATA`, `compiled`, `faults`, `maps WEIGHTS ... --data DATA`, `million FOLDER`, `notebooks`,
+`page RUN`, `predecessors DATA` and `processes`.
 """
 import argparse
 import os
@@ -16,7 +16,8 @@ from pathlib import Path
 SUITES = ("loader", "step", "interpretation", "start", "scale", "gradcam", "gpu", "choices", "memory")
 BY_CPU = ("loader", "step", "interpretation", "gradcam", "choices")   # in one process, whose time can be told
 
-APART = ("accuracy", "faults", "maps", "million", "notebooks", "page", "predecessors", "processes")
+APART = ("accuracy", "compiled", "faults", "maps", "million", "notebooks", "page", "predecessors",
+         "processes")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -106,10 +106,8 @@ def tiny_registered():
 @pytest.fixture
 def undrawn(monkeypatch, tiny_registered):
     "No figures: they take most of a tiny run's time"
-    from cifar_fastai.runs import one_run as runs
-    for name in ("write_data", "write_training", "write_interpretation"):
-        monkeypatch.setattr(runs, name, lambda *args, **kwargs: {})
-    monkeypatch.setattr("cifar_fastai.runs.run_writer.write_page", lambda *args: None)
+    import tiny
+    tiny.undrawn(monkeypatch.setattr)
 
 
 @pytest.fixture

@@ -101,6 +101,7 @@ tiny.register()
 from cifar_fastai import cli
 cli.main(tiny.recipe, ["--data", "digits", "--limit", "200", "--out", %r, *%r])
 """
+UNDRAWN = RUN.replace("tiny.register()", "tiny.register(); tiny.undrawn()")
 COLOUR = re.compile(r"\x1b\[[\d;]*(?:3[0-7]|38;[\d;]+)m")
 
 
@@ -120,9 +121,10 @@ def test_a_run_has_one_display_over_all_its_stages_and_ends_in_a_table(tmp_path)
 
 
 def test_no_color_is_honoured_and_quiet_is_quiet(tmp_path):
-    assert not COLOUR.search(shown := at_a_terminal(RUN % (str(tmp_path / "a"), []), NO_COLOR="1"))
-    assert "whole run" in shown
-    assert at_a_terminal(RUN % (str(tmp_path / "b"), ["--quiet", "--lr", ".1"])) == ""
+    given = ["--lr", ".1"]
+    shown = at_a_terminal(UNDRAWN % (str(tmp_path / "a"), given), NO_COLOR="1")
+    assert "whole run" in shown and not COLOUR.search(shown)
+    assert at_a_terminal(UNDRAWN % (str(tmp_path / "b"), [*given, "--quiet"])) == ""
 
 
 STOPPED = """
@@ -146,7 +148,7 @@ def test_ctrl_c_takes_the_display_away_and_says_how_to_go_on(tmp_path):
 
 
 def test_a_pipe_gets_lines_without_a_display(tmp_path):
-    done = subprocess.run([sys.executable, "-c", RUN % (str(tmp_path / "run"), ["--lr", ".1"])],
+    done = subprocess.run([sys.executable, "-c", UNDRAWN % (str(tmp_path / "run"), ["--lr", ".1"])],
                           capture_output=True, text=True, timeout=120,
                           env=os.environ | {"PYTHONPATH": str(ROOT)})
     heads = [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")]

@@ -37,8 +37,9 @@ def test_importing_the_package_imports_nothing_heavy_and_asks_no_network():
 @pytest.mark.parametrize("way_in", ["from cifar_fastai import cifar_learner", "from cifar_fastai import *",
                                     "from cifar_fastai import gradcam_of", "import cifar_fastai.explain"])
 def test_every_learner_has_gradcam_whatever_is_imported(way_in):
-    code = f"{way_in}\nfrom fastai.learner import Learner\nprint(hasattr(Learner, 'gradcam'))"
-    assert said(code) == ["True"] != said(code.replace(way_in, "import cifar_fastai")), "the control"
+    has = "from fastai.learner import Learner\nprint(hasattr(Learner, 'gradcam'))"
+    assert said(f"{way_in}\n{has}") == ["True"]
+    if way_in.endswith("explain"): assert said(f"import cifar_fastai\n{has}") == ["False"], "the control"
 
 
 def test_nor_does_a_recipe():

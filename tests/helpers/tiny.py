@@ -35,6 +35,14 @@ def tiny_net(n_out=10, n_in=3, norm="bn"):
         avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(12, n_out)))
 
 
+def undrawn(put=setattr) -> None:
+    "No figures: they take most of a tiny run's time"
+    from cifar_fastai.runs import one_run, run_writer
+    for name in ("write_data", "write_training", "write_interpretation"):
+        put(one_run, name, lambda *args, **kwargs: {})
+    put(run_writer, "write_page", lambda *args: None)
+
+
 def register():
     "Let recipes and weights find `tiny_net` by the name tiny"
     from cifar_fastai.models import MODELS

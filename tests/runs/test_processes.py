@@ -144,6 +144,16 @@ def test_a_run_by_two_leaves_what_a_run_by_one_leaves(one, two):
 
 
 @pytest.mark.slow
+def test_a_run_by_two_predicts_to_the_last_digit_what_one_does_that_accumulates_two_batches(pictures, two,
+                                                                                           tmp_path):
+    folder = tmp_path / "run"
+    end(begin(1, *common(pictures, 32), "--accumulate", 2, "--out", folder))
+    assert (folder / "predictions.csv").read_bytes() == (two[0] / "predictions.csv").read_bytes()
+    own, weights = (load_file(f / "weights.safetensors") for f in (folder, two[0]))
+    assert all((weights[name] == value).all() for name, value in own.items()), "gradients add up alike"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("go_on", [1, 2])
 def test_one_process_killed_ends_all_and_the_run_goes_on_with_as_many_or_one(go_on, two, pictures, tmp_path):
     folder = tmp_path / "run"
