@@ -44,15 +44,16 @@ def train_seeds(
 
 
 def summary(results: list[dict]) -> dict:
-    "Mean, sd (n - 1) and n of accuracies, loss, cross-entropy and seconds over the results of several seeds"
+    "Mean, sd (n - 1; None of one) and n of accuracies, loss, cross-entropy and seconds over the results of several seeds"
     first = results[0]
     about = ("recipe", "data", "data_fingerprint", "device", "precision", "versions")
     found = {"seeds": [r["seed"] for r in results]} | {k: first[k] for k in about if k in first}
     for name in ("accuracy", "accuracy_tta", "loss", "cross_entropy", "seconds"):
         values = [r[name] for r in results if name in r]
         if not values: continue
-        sd = stdev(values) if len(values) > 1 else 0.0
+        sd = stdev(values) if len(values) > 1 else None
         found[name] = {"mean": mean(values), "sd": sd, "n": len(values), "values": values}
         if name.startswith("accuracy"):
-            found[name]["text"] = f"{mean(values):.2%} ± {100 * sd:.2f} points, n={len(values)}"
+            spread = "" if sd is None else f" ± {100 * sd:.2f} points"
+            found[name]["text"] = f"{mean(values):.2%}{spread}, n={len(values)}"
     return found

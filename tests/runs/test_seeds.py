@@ -36,7 +36,8 @@ def test_the_summary_is_mean_and_sample_deviation():
 
 
 def test_one_seed_has_no_deviation():
-    assert summary([result(1, .9)])["accuracy"]["text"] == "90.00% ± 0.00 points, n=1"
+    found = summary([result(1, .9)])["accuracy"]
+    assert found["sd"] is None and found["text"] == "90.00%, n=1"
 
 
 def test_augmented_accuracy_is_summed_up_where_there_is_one():
