@@ -5,8 +5,8 @@ kernels that begin as identities, Muon on the kernels and SGD on the rest, with 
 each picture mirrored in every other epoch. All of it runs through the ordinary Learner and loader. Two epochs
 more than there; the stem's bias trains to the end. A quarter of an hour is the aim where bf16 is fast.
 
-CIFAR-10 as JPEG pictures, n=3: 90.05 % ± 0.13 points plain, 91.05 % ± 0.17 with six views. On two cores without
-fast bf16 that takes 1,922 s where nothing else runs (seed 2; the others had company:
+CIFAR-10 as JPEG pictures, n=3: 90.05 % ± 0.13 points plain, 91.05 % ± 0.17 with six views. On two cores
+without fast bf16 that takes 1,922 s where nothing else runs (seed 2; the others had company:
 benchmarks/results/accuracy.jsonl, torch 2.15.0)."""
 from cifar_fastai import Recipe, cli, policy
 from cifar_fastai.parts import Build, Explain, Loss, OneCycle, Optimizer

@@ -44,7 +44,7 @@ def train_seeds(
 
 
 def summary(results: list[dict]) -> dict:
-    "Mean, sd (n - 1; None of one) and n of accuracies, loss, cross-entropy and seconds over the results of several seeds"
+    "Mean, sd (n - 1; None of one seed) and n of accuracies, losses and seconds over the results of seeds"
     first = results[0]
     about = ("recipe", "data", "data_fingerprint", "device", "precision", "versions")
     found = {"seeds": [r["seed"] for r in results]} | {k: first[k] for k in about if k in first}
