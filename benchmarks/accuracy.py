@@ -246,26 +246,37 @@ def draw(rows: list[dict], file: Path) -> None:
     finals = [r for r in finals if r["judged_on"] == "test"]
     panels = [d for d in dict.fromkeys(a["data"] for a in anchors)
               if any(r["data"] == d for r in finals)] or ["jpeg"]
-    fig = Figure(figsize=(6.4 * len(panels), 4.6), dpi=120, layout="constrained")
+    fig = Figure(figsize=(7.2 * len(panels), 4.6), dpi=120, layout="constrained")
     for ax, data in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels):
-        points = [(a["petaflop"], a[k], f"{a['name']} ({label})", "x", "tab:grey") for a in anchors
-                  for k, label in (("plain", "plain"), ("tta", "TTA")) if a["data"] == data and k in a]
-        for of in groups([r for r in finals if r["data"] == data]).values():
-            for k, label in (("accuracy", "plain"), ("accuracy_tta", "TTA")):
-                if k not in of[0]: continue
-                value, label = 100 * mean(r[k] for r in of), f"{of[0]['recipe']} ({label}, n={len(of)})"
-                points.append((of[0]["petaflop"], value, label, "o", "tab:blue"))
-        for x, y, label, mark, color in points:
-            ax.plot(x, y, mark, color=color)
-            ax.annotate(label, (x, y), (6, 3), textcoords="offset points", fontsize=7)
-        ax.set_xscale("log")
-        ax.set_xlabel("PFLOP of the training")
-        ax.set_ylabel("test accuracy, %")
-        ax.set_title(f"{data}: this project's recipes (dots), others (crosses)", fontsize=9)
-        ax.margins(x=.35, y=.1)
-        ax.grid(alpha=.3)
+        _panel(ax, anchors, finals, data)
     file.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(fig).print_png(str(file))
+
+
+def _panel(ax, anchors: list[dict], finals: list[dict], data: str) -> None:
+    points = [(a["petaflop"], a[k], f"{a['name']} ({label})", "x", "tab:grey") for a in anchors
+              for k, label in (("plain", "plain"), ("tta", "TTA")) if a["data"] == data and k in a]
+    for of in groups([r for r in finals if r["data"] == data]).values():
+        for k, label in (("accuracy", "plain"), ("accuracy_tta", "TTA")):
+            if k not in of[0]: continue
+            value, label = 100 * mean(r[k] for r in of), f"{of[0]['recipe']} ({label}, n={len(of)})"
+            points.append((of[0]["petaflop"], value, label, "o", "tab:blue"))
+    work = [x for x, *_ in points]
+    middle = (min(work) * max(work)) ** .5
+    for x, y, label, mark, color in points:
+        ax.plot(x, y, mark, color=color)
+        right = x > middle                                     # the label stands where there is room
+        ax.annotate(label, (x, y), (-7 if right else 7, 0), textcoords="offset points", fontsize=8,
+                    ha="right" if right else "left", va="center")
+    ax.set_xscale("log")
+    ax.set_xticks([.1, .2, .5, 1, 2, 5, 10, 20, 50], labels=["0.1", "0.2", "0.5", *"125", "10", "20", "50"])
+    ax.minorticks_off()
+    ax.set_xlim(min(work) / 1.5, max(work) * 1.5)
+    ax.set_xlabel("PFLOP of the training")
+    ax.set_ylabel("test accuracy, %")
+    ax.set_title(f"{SETS.get(data, data)}: recipes (dots) and others (crosses)", fontsize=10)
+    ax.margins(y=.1)
+    ax.grid(alpha=.3)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,4 +1,5 @@
 """The sweep over recipes: what it runs, what it leaves out, what it adds up to."""
+import json
 from shutil import rmtree
 
 import pytest
@@ -95,6 +96,26 @@ def test_the_table_has_mean_sd_and_the_difference_of_the_same_seeds():
     lines = table(rows).splitlines()[2:]
     assert lines[0] == "| `r` | as it is | 2 | 91.00 ± 1.41 |  |  | 2 | 0.5 | 10 |"
     assert lines[1] == "| `r` | b | 2 | 92.50 ± 2.12 | 95.00 | 1.50 ± 0.71 | 2 | 0.5 | 10 |"
+
+
+def test_every_label_of_the_picture_stands_inside_its_axes_and_no_tick_on_another():
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    anchors = json.loads(accuracy.ANCHORS.read_text())
+    rows = [{"recipe": "a_recipe_with_a_long_name", "change": "as it is", "judged_on": "test", "data": name,
+             "fingerprint": "f", "data_fingerprint": name, "petaflop": work, "accuracy": .9,
+             "accuracy_tta": .91} for name in ("jpeg", "original pixels") for work in (.35, 3.3)]
+    for name in ("jpeg", "original pixels"):
+        fig = Figure(figsize=(7.2, 4.6), dpi=120, layout="constrained")
+        ax, canvas = fig.subplots(), FigureCanvasAgg(fig)
+        accuracy._panel(ax, anchors, rows, name)
+        canvas.draw()
+        box = ax.get_window_extent()
+        for text in ax.texts:
+            place = text.get_window_extent()
+            assert box.x0 <= place.x0 and place.x1 <= box.x1, text.get_text()
+        ticks = [t.get_window_extent() for t in ax.get_xticklabels() if t.get_text()]
+        assert all(a.x1 < b.x0 for a, b in zip(ticks, ticks[1:])) and len(ax.texts) > 4
 
 
 def test_work_is_counted_from_multiplications_and_additions_forward_and_back():
