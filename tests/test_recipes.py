@@ -55,9 +55,7 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("name", sorted(set(ALL) - {"resnet34_20ep"}))
 def test_a_recipe_trains_on_digits_with_its_own_options(name, runs, monkeypatch):
-    if name != DRAWN:
-        for write in ("write_data", "write_training", "write_interpretation"):
-            monkeypatch.setattr(f"cifar_fastai.runs.one_run.{write}", lambda *args, **kwargs: {})
+    if name != DRAWN: tiny.undrawn(monkeypatch.setattr)
     given = {"lr": 0.05} if ALL[name].build.norm == "gn" else {}   # it hardly moves in a range test
     r = ALL[name].but(**SMALL, **given, epochs=2)
     run = train(r, "digits", runs / name, quiet=True, device="cpu")
@@ -73,8 +71,7 @@ def test_a_recipe_trains_on_digits_with_its_own_options(name, runs, monkeypatch)
 
 
 def test_the_recipe_in_a_runs_folder_is_trained_again_to_the_same_weights(runs, tmp_path, monkeypatch):
-    for write in ("write_data", "write_training", "write_interpretation"):
-        monkeypatch.setattr(f"cifar_fastai.runs.one_run.{write}", lambda *args, **kwargs: {})
+    tiny.undrawn(monkeypatch.setattr)
     r = ALL["custom_resnet_24ep"].but(epochs=2, regularise={"mixup": .4}, name="mine", **SMALL)
     run = train(r, "digits", tmp_path / "first", quiet=True, device="cpu")
     flags = ["--data", "digits", "--device", "cpu", "--quiet", "--out"]

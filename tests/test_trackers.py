@@ -30,6 +30,7 @@ def run_lines(tmp_path, monkeypatch):
 
     def run(name: str):
         pytest.importorskip(name)
+        if name != "wandb": tiny.undrawn(monkeypatch.setattr, page=True)       # it is sent a figure
         monkeypatch.setattr(socket.socket, "connect", at_home)
         lines = re.sub(r"from recipes.*\n", "", OF[name])
         lines = lines.replace("train(recipe,", "train(recipe, quiet=True, data=")

@@ -35,12 +35,12 @@ def tiny_net(n_out=10, n_in=3, norm="bn"):
         avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(12, n_out)))
 
 
-def undrawn(put=setattr) -> None:
-    "No figures: they take most of a tiny run's time"
+def undrawn(put=setattr, page: bool = False) -> None:
+    "No figures, which take most of a tiny run's time, and no page but where it is asked for"
     from cifar_fastai.runs import one_run, run_writer
     for name in ("write_data", "write_training", "write_interpretation"):
         put(one_run, name, lambda *args, **kwargs: {})
-    put(run_writer, "write_page", lambda *args: None)
+    if not page: put(run_writer, "write_page", lambda *args: None)
 
 
 def register():

@@ -15,11 +15,9 @@ from cifar_fastai.runs.seeds import summary
 def folders(tmp_path_factory):
     "A run with label smoothing and one without"
     tiny.register()
-    from cifar_fastai.runs import one_run as runs
     root = tmp_path_factory.mktemp("losses")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("write_data", "write_training", "write_interpretation"):
-            patch.setattr(runs, name, lambda *args, **kwargs: {})
+        tiny.undrawn(patch.setattr)
         made = {}
         for s in (0., .3):
             recipe = tiny.recipe.but(lr=.1, epochs=1, loss={"smoothing": s})
