@@ -94,11 +94,11 @@ class ImageInterpretation(Gallery, ClassificationInterpretation):
         ds_idx: int = 1,             # which of `learn.dls` where `dl` is None; 0 is not augmented either
         dl=None,                     # DataLoader with labels
         act=None,                    # activation in place of the loss function's own
-        tta: bool | str = False,     # also average over views: "mirror" (or True), "mirror+shift"
+        tta: bool | str = False,     # views to average over, too: "mirror" (True), "mirror+shift", "none"
     ):
         "Predict once; everything else is read off"
         dl = clean_dl(learn, ds_idx, dl)
-        p = predict_once(learn, dl, act, "mirror" if tta is True else tta or None)
+        p = predict_once(learn, dl, act, {True: "mirror", False: None, "none": None}.get(tta, tta))
         return cls(learn, dl, p.losses, act, preds=p.probs, targs=p.targs, tta=p.tta)
 
     def __len__(self): return len(self.targs)

@@ -34,8 +34,8 @@ from ..training import (
 )
 from ..tricks import AverageWeights, ClipGradients, L1Loss, mixing
 
-__all__ = ["adapted_to", "check_names", "choose_rate", "extras_of", "load_pictures", "lr_factor",
-           "regularisers_of", "schedule_of", "shared_out", "suggestions_of", "work_of"]
+__all__ = ["adapted_to", "check_names", "choose_rate", "decisions", "extras_of", "load_pictures",
+           "lr_factor", "regularisers_of", "schedule_of", "shared_out", "suggestions_of", "work_of"]
 
 log = logging.getLogger("cifar_fastai")
 
@@ -88,6 +88,12 @@ def shared_out(
         raise InputError(f"the run had batches of {total} in all, which {world()} processes cannot share. "
                          "Start a number of processes that divides it.")
     return recipe if world() == before else recipe.but(bs=total // world(), min_steps=recipe.min_steps)
+
+
+def decisions(recipe: Recipe, before: dict, given: dict) -> dict:
+    "What decides a run beside its recipe: what is `given`, else what the run that is resumed began with"
+    how = {k: before.get(k) if v is None else v for k, v in given.items()}
+    return how | {"lr_factor": before.get("lr_factor") or lr_factor(recipe, how["scale_lr"])}
 
 
 def _batch_size(recipe: Recipe, n: int) -> int:

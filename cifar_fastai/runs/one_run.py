@@ -27,9 +27,9 @@ from .from_recipe import (
     adapted_to,
     check_names,
     choose_rate,
+    decisions,
     extras_of,
     load_pictures,
-    lr_factor,
     regularisers_of,
     schedule_of,
     shared_out,
@@ -37,7 +37,7 @@ from .from_recipe import (
 )
 from .report import FoundRate, numbers, write_data, write_interpretation, write_training
 from .run_folder import begun, locked, recipe_of, seal_again
-from .run_writer import Run, found_rate, open_run, read_history, write_page
+from .run_writer import Run, RunWriter, found_rate, open_run, read_history, write_page
 
 __all__ = ["find_lr", "fit", "learner_of", "load_run", "report_again", "train"]
 
@@ -65,34 +65,33 @@ def train(
     check_names(recipe)
     device = join(device)                # of this process, where several train together
     with open_run(recipe, out, resume, checkpoint_minutes, quiet) as writer:
-        before = writer.before                                # what the run that is resumed was started with
-        recipe = shared_out(recipe, before.get("processes", world()))
-        split = before.get("data_split") if split is None else split
-        scale_lr = before.get("scale_lr") if scale_lr is None else scale_lr
-        compiled = compiled or before.get("compiled", False)
-        factor = before.get("lr_factor") or lr_factor(recipe, scale_lr)
-        learn = learner_of(recipe, data, unverified=unverified, split=split, workers=workers, device=device,
-                           precision=before.get("precision"))
-        writer.begin(learn, data, data_split=split, scale_lr=scale_lr, lr_factor=factor, compiled=compiled)
-
+        recipe = shared_out(recipe, writer.before.get("processes", world()))
+        given = {"data_split": split, "scale_lr": scale_lr, "compiled": compiled or None}
+        decided = decisions(recipe, writer.before, given)
+        learn = learner_of(recipe, data, unverified=unverified, split=decided["data_split"], workers=workers,
+                           device=device, precision=writer.before.get("precision"))
+        writer.begin(learn, data, decided)
         maps = GradCAMCallback(recipe.explain.layer, every=recipe.explain.every, measure=False,
                                path=writer.folder / "figures" / "gradcam_epochs.png")
-        compiler = [Compiled()] if compiled else []
+        compiler = [Compiled()] if decided["compiled"] else []
         with learn.distrib_ctx():                 # as many processes as were started together
-            found = writer.rate_found() or find_lr(recipe, learn, factor)
+            found = writer.rate_found() or find_lr(recipe, learn, decided["lr_factor"])
             writer.keep_rate(found)
             if not rank(): write_data(writer.folder, learn.dls)
             fit(recipe, learn, found.chosen, cbs=[*writer.callbacks(), maps, *compiler, *listify(cbs)])
-            test_set = len(learn.dls.loaders) - 1
-            interp = ImageInterpretation.from_learner(learn, ds_idx=test_set,
-                                                      tta=False if recipe.tta == "none" else recipe.tta)
+            interp = ImageInterpretation.from_learner(learn, ds_idx=-1, tta=recipe.tta)   # of the test set
         if rank(): return Run(writer.folder, numbers(interp), learn, interp)     # the first process writes
-        write_training(writer.folder, **writer.recorded(), found=found if found.lrs else None)
-        evidence = writer.measure_maps(interp)           # can the maps be believed?
-        maps.caption(evidence.get("gradcam", []))
-        write_interpretation(writer.folder, interp, layer=recipe.explain.layer,   # top losses, Grad-CAM …
-                             n=recipe.explain.gallery, evidence=evidence)
-        return writer.finish(interp, found)
+        return _explained(writer, interp, found, maps)
+
+
+def _explained(writer: RunWriter, interp: ImageInterpretation, found: FoundRate, maps) -> Run:
+    "Top losses, Grad-CAM, curves … and the end of the run's folder"
+    explain = writer.learn.recipe.explain
+    write_training(writer.folder, **writer.recorded(), found=found if found.lrs else None)
+    evidence = writer.measure_maps(interp)           # can the maps be believed?
+    maps.caption(evidence.get("gradcam", []))
+    write_interpretation(writer.folder, interp, layer=explain.layer, n=explain.gallery, evidence=evidence)
+    return writer.finish(interp, found)
 
 
 def learner_of(

@@ -1,7 +1,7 @@
 """Write a run folder while a recipe trains: lock, log lines, signals, checkpoints, results, checksums.
 
     with open_run(recipe, "runs/demo") as writer:
-        writer.begin(learn, "digits")
+        writer.begin(learn, "digits", decided)
         fit(recipe, learn, rate, cbs=writer.callbacks())
         run = writer.finish(interp, found)
 """
@@ -51,9 +51,7 @@ class Run:
     @cached_property
     def interp(self) -> ImageInterpretation:
         "Of the test set"
-        tta = self.results.get("tta", "none")
-        return ImageInterpretation.from_learner(self.learn, ds_idx=len(self.learn.dls.loaders) - 1,
-                                                tta=False if tta == "none" else tta)
+        return ImageInterpretation.from_learner(self.learn, ds_idx=-1, tta=self.results.get("tta", "none"))
 
     @property
     def accuracy(self) -> float: return self.results["accuracy"]
@@ -91,7 +89,7 @@ class RunWriter:
         self.shown, self.quiet, self.display = shown, quiet, None
         self.lr_file = folder / "checkpoints" / "lr_find.json"
 
-    def begin(self, learn: ImageLearner, data: ImageData | str | Path, **decided) -> None:
+    def begin(self, learn: ImageLearner, data: ImageData | str | Path, decided: dict) -> None:
         "Write down what is decided before training. Raises: InputError where a resumed run had other values"
         self.learn = learn
         cam_of(learn.model, learn.recipe.explain.layer)        # refuses a layer that is not there
@@ -101,9 +99,9 @@ class RunWriter:
         learn.add_cb(self.stop)
         named = None
         if not isinstance(data, ImageData): named = str(Path(data).resolve() if Path(data).exists() else data)
-        decided |= {"data": named, "data_fingerprint": learn.dls.data.fingerprint,
-                    "precision": learn.precision_name, "device": describe_device(learn.dls.device),
-                    "processes": world()}
+        decided = decided | {"data": named, "data_fingerprint": learn.dls.data.fingerprint,
+                             "precision": learn.precision_name, "device": describe_device(learn.dls.device),
+                             "processes": world()}
         begin(self.folder, learn.recipe, decided, self.resume)
         summary = model_summary(learn.model, learn.dls.data.size)
         save_atomically(self.folder / "model.txt", summary.encode())
@@ -219,7 +217,7 @@ class RunWriter:
 class Follower(RunWriter):
     "Of a run by several processes, all but the first: they train and predict as it does, and write nothing"
 
-    def begin(self, learn, data, **decided) -> None:
+    def begin(self, learn, data, decided) -> None:
         self.learn, learn.epoch_table.write = learn, noop
         learn.add_cb(self.stop)
 
