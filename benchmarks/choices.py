@@ -6,7 +6,6 @@ The step is that of a net of 64 small layers (P4), where nothing hides what a Le
 types that fastai's loaders give. What buys less than 1 % of it is not kept.
 """
 from functools import partial
-from statistics import median
 
 from fastai.learner import AvgMetric, Recorder
 from fastai.torch_core import TensorCategory, TensorImage
@@ -15,7 +14,7 @@ from cifar_fastai import StopOnNonFinite, resnet18
 from cifar_fastai.loaders import augment
 from cifar_fastai.training.learner import ImageLearner
 
-from .harness import alternate
+from .harness import alternate, spread
 from .loader import crop_flip, cutout
 from .pictures import coloured
 from .step import fit, learner, tiny
@@ -45,11 +44,6 @@ def _guards(net, n: int, bs: int, rounds: int) -> list[str]:
     times = alternate({name: fit(learn) for name, learn in guarded.items()}, rounds)
     names = ("at once", "late")
     return [f"    {f'{net.__name__}, {name}':36}{spread(times, name, 'none')}" for name in names]
-
-
-def spread(times: dict, name: str, base: str) -> str:
-    found = sorted(100 * t / b for t, b in zip(times[name], times[base]))
-    return f"{median(found):6.1f}   ({found[0]:.1f} … {found[-1]:.1f})"
 
 
 def typed(learn):

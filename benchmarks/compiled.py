@@ -1,13 +1,13 @@
 """What `torch.compile` buys: steps of one Learner with plain and with compiled steps, by turns.
 
-    python -m benchmarks compiled [--nets resnet18 airbench] [--bs 128] [--rounds 5] [--device cpu]
+    python -m benchmarks compiled [--nets resnet18 airbench] [--bs 128] [--steps 4] [--rounds 5]
+                                  [--device cpu]
 
 The first epoch of each compiles, and is told apart. The Learner is `cifar_learner`'s, in the precision that
 it chooses for the device.
 """
 import argparse
 import os
-from statistics import median
 
 import torch
 
@@ -15,7 +15,7 @@ from cifar_fastai import models
 from cifar_fastai.machine import machine_name, versions
 from cifar_fastai.tricks import Compiled
 
-from .harness import alternate, clock
+from .harness import alternate, clock, spread
 from .step import fit, learner
 
 __all__ = ["main", "measured"]
@@ -24,10 +24,6 @@ __all__ = ["main", "measured"]
 def measured(arch, bs: int, steps: int, rounds: int, device: str) -> tuple[float, dict[str, list[float]]]:
     "Seconds of the first compiled epoch beyond a plain one, and of each later epoch by its steps"
     plain, compiled = (learner(arch, steps, bs, True, precision="auto", device=device) for _ in range(2))
-    if device != "cpu":
-        for learn in (plain, compiled):
-            learn.model.to(device)
-            learn.dls[0].to(device)
     compiled.add_cb(Compiled())
     first = clock(fit(compiled)) - clock(fit(plain))
     return first, alternate({"plain": fit(plain), "compiled": fit(compiled)}, rounds)
@@ -44,8 +40,6 @@ def main(argv: list[str] | None = None) -> None:
     print(f"batches of {args.bs}, {args.device}; time of a compiled step in % of a plain one")
     for net in args.nets:
         first, times = measured(models.MODELS[net], args.bs, args.steps, args.rounds, args.device)
-        found = sorted(100 * c / p for c, p in zip(times["compiled"], times["plain"]))
-        print(f"    {net:16}{median(found):6.1f}   ({found[0]:.1f} … {found[-1]:.1f}), "
-              f"compiled in {first:.0f} s", flush=True)
+        print(f"    {net:16}{spread(times, 'compiled', 'plain')}, compiled in {first:.0f} s", flush=True)
     print(f"{machine_name()}, {os.cpu_count()} cores, torch {versions()['torch']}, "
           f"{torch.get_num_threads()} threads")

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import median
 
-__all__ = ["Row", "alternate", "clock", "machine", "now", "ratio", "table", "threads", "timed_by", "until"]
+__all__ = ["Row", "alternate", "clock", "machine", "now", "ratio", "spread", "table", "threads", "timed_by",
+           "until"]
 
 
 CLOCK = [time.perf_counter]   # what `now` reads
@@ -81,6 +82,12 @@ def until(end: float, share: float = 1.0) -> Callable[[], bool]:
 def ratio(times: dict[str, list[float]], slow: str, fast: str) -> float:
     "Median of the rounds' own ratios: neighbours in time meet the same noise"
     return median(s / f for s, f in zip(times[slow], times[fast]))
+
+
+def spread(times: dict[str, list[float]], name: str, base: str) -> str:
+    "Median, lowest and highest of the rounds' own times in % of those of `base`"
+    found = sorted(100 * t / b for t, b in zip(times[name], times[base]))
+    return f"{median(found):6.1f}   ({found[0]:.1f} … {found[-1]:.1f})"
 
 
 @contextmanager

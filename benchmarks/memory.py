@@ -7,7 +7,6 @@ is not given back by a change of limits.
 """
 import multiprocessing
 from contextlib import ExitStack
-from statistics import median
 
 import torch
 
@@ -16,7 +15,7 @@ from cifar_fastai.machine import fast_bf16
 from cifar_fastai.training import learner as room
 from cifar_fastai.training.precision import choose_precision
 
-from .harness import alternate, now
+from .harness import alternate, now, spread
 from .step import fit, learner
 
 BS = 256
@@ -46,10 +45,7 @@ def run(rounds: int = 5) -> str:
                 contenders[name] = lambda pipe=ours: (pipe.send(True), pipe.recv())[1]
         times = alternate(contenders, rounds)
     auto = choose_precision("auto", torch.device("cpu"))
-    base = times[f"{auto}, freed memory kept"]
+    base = f"{auto}, freed memory kept"
     lines = [f"ResNet-18, batches of {BS}, time of a step in % of one as it is here: {auto} "
              f"({fast_bf16() or 'no instructions that make bf16 faster'}), freed memory kept"]
-    for name, taken in times.items():
-        found = sorted(100 * t / b for t, b in zip(taken, base))
-        lines.append(f"    {name:32}{median(found):6.1f}   ({found[0]:.1f} … {found[-1]:.1f})")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"    {name:32}{spread(times, name, base)}" for name in times)])

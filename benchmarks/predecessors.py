@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from statistics import mean, stdev
 
 import albumentations as A
 import cv2
@@ -24,6 +23,7 @@ import numpy as np
 from cifar_fastai import Cutout, Recipe, load_data, policy, train
 from cifar_fastai.errors import InputError, UnknownName, report_errors
 from cifar_fastai.files import write_json
+from cifar_fastai.runs.compare import mean_sd
 
 from .harness import machine
 
@@ -106,15 +106,11 @@ def table(rows: list[dict]) -> str:
     lines = []
     for name in dict.fromkeys(r["recipe"] for r in rows):
         mine = [r for r in rows if r["recipe"] == name]
-        said = [_spread([100 * r[side] for r in mine]) for side in ("ours", "theirs")]
-        gain = _spread([100 * (r["ours"] - r["theirs"]) for r in mine], "+")
+        said = [mean_sd([r[side] for r in mine], ".2f", 100) for side in ("ours", "theirs")]
+        gain = mean_sd([r["ours"] - r["theirs"] for r in mine], "+.2f", 100)
         lines.append(f"{name:22}  ours {said[0]} %, predecessor's settings {said[1]} %: {gain} points, "
                      f"n={len(mine)}")
     return "\n".join(lines)
-
-
-def _spread(values: list[float], sign: str = "") -> str:
-    return f"{mean(values):{sign}.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -21,7 +21,7 @@ from ..plots import new_figure, offscreen, save_figure, short, text
 from ..recipe import flat
 from ..serve import tested_pictures
 
-__all__ = ["Group", "SavedRun", "compare_runs", "grouped", "read_runs", "table"]
+__all__ = ["Group", "SavedRun", "compare_runs", "grouped", "mean_sd", "read_runs", "table"]
 
 NUMBERS = ("accuracy", "loss", "seconds", "epochs", "parameters", "seed")   # of results.json
 HISTORY = ["epoch", "train_loss", "valid_loss", "accuracy"]
@@ -126,11 +126,11 @@ def _label(name: str, run: SavedRun, same: list[SavedRun]) -> str:
     return f"{name} ({', '.join(values[:4 if more else 5])}{more})"
 
 
-def _spread(values: list[float], form: str, scale: float = 1.0) -> str:
-    "mean ± sd, or the one value; sd with n - 1"
+def mean_sd(values: list[float], form: str, scale: float = 1.0) -> str:
+    "mean ± sd, or the one value; sd with n - 1, without the sign that `form` may ask for"
     if not values: return "-"
     one = format(scale * mean(values), form)
-    return one if len(values) == 1 else f"{one} ± {format(scale * stdev(values), form)}"
+    return one if len(values) == 1 else f"{one} ± {format(scale * stdev(values), form.lstrip('+'))}"
 
 
 def table(groups: list[Group]) -> pd.DataFrame:     # a row a group
@@ -138,9 +138,9 @@ def table(groups: list[Group]) -> pd.DataFrame:     # a row a group
     rows = []
     for g in groups:
         first = g.runs[0].results
-        rows.append((g.label, len(g.runs), _spread(g.values("accuracy"), ".2f", 100),
-                     _spread(g.values("accuracy_tta"), ".2f", 100), _spread(g.values("cross_entropy"), ".4f"),
-                     first["epochs"], _spread(g.values("seconds"), ".0f"), f"{first['parameters']:,}",
+        rows.append((g.label, len(g.runs), mean_sd(g.values("accuracy"), ".2f", 100),
+                     mean_sd(g.values("accuracy_tta"), ".2f", 100), mean_sd(g.values("cross_entropy"), ".4f"),
+                     first["epochs"], mean_sd(g.values("seconds"), ".0f"), f"{first['parameters']:,}",
                      f"{first['data']}, {first.get('training_pictures', '?')} pictures",
                      *_of_maps([r.results for r in g.runs])))
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -151,7 +151,7 @@ def _of_maps(results: list[dict]) -> tuple[str, str, str]:
     found = [r["gradcam"][0] for r in results if r.get("gradcam")]
     if not found: return "-", "-", "-"
     kinds = ", ".join(dict.fromkeys(f"{e['method']} at {e['layer']}" for e in found))
-    return kinds, *(_spread([e[k] for e in found], ".3f") for k in ("insertion", "deletion"))
+    return kinds, *(mean_sd([e[k] for e in found], ".3f") for k in ("insertion", "deletion"))
 
 
 def compare_runs(
