@@ -18,9 +18,11 @@ import json
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_fastai.data import ImageData, load_data
@@ -31,12 +33,13 @@ from cifar_fastai.machine import machine_name, versions
 from cifar_fastai.policy import side_at
 from cifar_fastai.recipe import Recipe
 from cifar_fastai.runs import begun, train
+from cifar_fastai.runs.compare import mean_sd
 from cifar_fastai.runs.report import numbers
 from recipes.__main__ import recipes
 
 from .summary import write_block
 
-__all__ = ["ABLATIONS", "lost", "petaflop", "planned", "rates", "read_rows", "run", "sweep", "table"]
+__all__ = ["ABLATIONS", "drawn", "lost", "petaflop", "planned", "rates", "read_rows", "run", "sweep", "table"]
 
 ROWS = Path(__file__).parent / "results" / "accuracy.jsonl"
 ANCHORS = Path(__file__).parent / "results" / "anchors.json"      # what others have published
@@ -140,8 +143,7 @@ def run(
     done = train(recipe, data, folder, resume=going_on, checkpoint_minutes=5)
     found = done.results
     if judge == "holdout":
-        tta = False if recipe.tta == "none" else recipe.tta
-        found = found | numbers(ImageInterpretation.from_learner(done.learn, ds_idx=1, tta=tta))
+        found = found | numbers(ImageInterpretation.from_learner(done.learn, ds_idx=1, tta=recipe.tta))
     shown = len(done.learn.dls.train) * done.learn.dls.train.bs
     kept = ("accuracy", "accuracy_tta", "cross_entropy", "ece", "pictures", "training_pictures", "lr",
             "device", "precision", "versions", "seconds", "seed", "epochs", "resumed")
@@ -183,12 +185,6 @@ def sweep(runs, seeds: list[int], data: ImageData, path: Path, work: Path, judge
             else: yield have[key]
 
 
-def spread(values: list[float], scale: float = 100) -> str:
-    "mean ± sd, as points"
-    sd = f" ± {scale * stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{scale * mean(values):.2f}{sd}"
-
-
 def groups(rows: list[dict]) -> dict[tuple, list[dict]]:
     "Rows that differ by their seed alone"
     found = {}
@@ -210,11 +206,12 @@ def table(rows: list[dict]) -> str:
         alike = [r for r in rows if all(r[k] == first[k] for k in same)]
         base = {r["seed"]: r for r in alike if r["change"] == "as it is"}
         pairs = [r["accuracy"] - base[r["seed"]]["accuracy"] for r in of if r["seed"] in base]
-        less = spread(pairs) if pairs and first["change"] != "as it is" else ""
+        less = mean_sd(pairs, ".2f", 100) if pairs and first["change"] != "as it is" else ""
         tta = [r["accuracy_tta"] for r in of if "accuracy_tta" in r]
         lines.append(_line([
             f"`{first['recipe']}`", *([first["change"]] if changed else []), f"{len(of)}",
-            spread([r["accuracy"] for r in of]), spread(tta) if tta else "", *([less] if changed else []),
+            mean_sd([r["accuracy"] for r in of], ".2f", 100), mean_sd(tta, ".2f", 100) if tta else "",
+            *([less] if changed else []),
             f"{first['epochs']}", f"{first['petaflop']:.3g}", f"{mean(r['seconds'] for r in of):,.0f}"]))
     return "\n".join(lines)
 
@@ -238,19 +235,16 @@ def page(rows: list[dict]) -> str:
     return "\n".join(parts).strip()
 
 
-def draw(rows: list[dict], file: Path) -> None:
+def drawn(rows: list[dict], anchors: list[dict]) -> Figure:
     "Accuracy against work on a panel a data set: a dot for each recipe, a cross for each published result"
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    anchors, finals = json.loads(ANCHORS.read_text()), [r for r in rows if r["change"] == "as it is"]
-    finals = [r for r in finals if r["judged_on"] == "test"]
+    finals = [r for r in rows if r["change"] == "as it is" and r["judged_on"] == "test"]
     panels = [d for d in dict.fromkeys(a["data"] for a in anchors)
               if any(r["data"] == d for r in finals)] or ["jpeg"]
     fig = Figure(figsize=(7.2 * len(panels), 4.6), dpi=120, layout="constrained")
+    FigureCanvasAgg(fig)
     for ax, data in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels):
         _panel(ax, anchors, finals, data)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(fig).print_png(str(file))
+    return fig
 
 
 def _panel(ax, anchors: list[dict], finals: list[dict], data: str) -> None:
@@ -269,7 +263,8 @@ def _panel(ax, anchors: list[dict], finals: list[dict], data: str) -> None:
         ax.annotate(label, (x, y), (-7 if right else 7, 0), textcoords="offset points", fontsize=8,
                     ha="right" if right else "left", va="center")
     ax.set_xscale("log")
-    ax.set_xticks([.1, .2, .5, 1, 2, 5, 10, 20, 50], labels=["0.1", "0.2", "0.5", *"125", "10", "20", "50"])
+    ticks = .1, .2, .5, 1, 2, 5, 10, 20, 50
+    ax.set_xticks(ticks, labels=[f"{t:g}" for t in ticks])
     ax.minorticks_off()
     ax.set_xlim(min(work) / 1.5, max(work) * 1.5)
     ax.set_xlabel("PFLOP of the training")
@@ -295,7 +290,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--picture", type=Path, help="draw accuracy against work")
     args = parser.parse_args(argv)
     with report_errors():
-        if args.picture: draw(read_rows(args.json), args.picture)
+        if args.picture: drawn(read_rows(args.json), json.loads(ANCHORS.read_text())).savefig(args.picture)
         if args.page:
             for path in args.page:
                 text = write_block(path.read_text(), "accuracy", page(read_rows(args.json)))

@@ -99,17 +99,14 @@ def test_the_table_has_mean_sd_and_the_difference_of_the_same_seeds():
 
 
 def test_every_label_of_the_picture_stands_inside_its_axes_and_no_tick_on_another():
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    anchors = json.loads(accuracy.ANCHORS.read_text())
+    names = "jpeg", "original pixels"
     rows = [{"recipe": "a_recipe_with_a_long_name", "change": "as it is", "judged_on": "test", "data": name,
              "fingerprint": "f", "data_fingerprint": name, "petaflop": work, "accuracy": .9,
-             "accuracy_tta": .91} for name in ("jpeg", "original pixels") for work in (.35, 3.3)]
-    for name in ("jpeg", "original pixels"):
-        fig = Figure(figsize=(7.2, 4.6), dpi=120, layout="constrained")
-        ax, canvas = fig.subplots(), FigureCanvasAgg(fig)
-        accuracy._panel(ax, anchors, rows, name)
-        canvas.draw()
+             "accuracy_tta": .91} for name in names for work in (.35, 3.3)]
+    fig = accuracy.drawn(rows, json.loads(accuracy.ANCHORS.read_text()))
+    fig.canvas.draw()
+    assert len(fig.axes) == len(names)
+    for ax in fig.axes:
         box = ax.get_window_extent()
         for text in ax.texts:
             place = text.get_window_extent()
