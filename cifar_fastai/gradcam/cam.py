@@ -203,8 +203,7 @@ class GradCAM:
         self,
         xb: Tensor,
         targets: Sequence,         # of each kind of map, as a call takes it
-        y: Tensor | None = None,
-        method: str = "gradcam",
+        y: Tensor | None = None, method: str = "gradcam",
         *,
         signed: bool = False,      # maps in -1…1: what speaks against a class is negative
         bs: int | None = None, autocast: bool = False,

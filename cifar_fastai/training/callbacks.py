@@ -17,8 +17,7 @@ from fastcore.imports import IN_NOTEBOOK
 from ..processes import rank
 from .lr_finder import same_draws
 
-__all__ = ["EpochSeed", "EpochTable", "epoch_row", "fitting", "inside_fit", "look",
-           "loops"]
+__all__ = ["EpochSeed", "EpochTable", "epoch_row", "fitting", "inside_fit", "look", "loops"]
 
 LOOPS = {inspect.unwrap(getattr(Learner, n)).__code__: n for n in ("fit", "tta")}
 TIME = re.compile(r"(\d+:)?\d+:\d\d")     # what fastprogress's `format_time` writes

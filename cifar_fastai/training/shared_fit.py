@@ -87,10 +87,9 @@ def shared(learn, sync_bn: bool = True, **kwargs):
     "A context in which all processes fit `learn` together, see `SharedFit`"
     device = next(learn.model.parameters()).device
     join(device)
-    cb = SharedFit(sync_bn, cpu=device.type == "cpu", **kwargs)
-    bars = [cb for cb in learn.cbs if cb.name == "progress"] if rank() else []
     with ExitStack() as parts:
         for dl in learn.dls.loaders:
             before = share(dl)
             parts.callback(dl.share, *before)
-        with learn.added_cbs([cb]), learn.removed_cbs(bars): yield learn
+        if rank(): parts.enter_context(learn.no_bar())
+        with learn.added_cbs([SharedFit(sync_bn, cpu=device.type == "cpu", **kwargs)]): yield learn
