@@ -121,10 +121,9 @@ def test_a_run_has_one_display_over_all_its_stages_and_ends_in_a_table(tmp_path)
 
 
 def test_no_color_is_honoured_and_quiet_is_quiet(tmp_path):
-    given = ["--lr", ".1"]
-    shown = at_a_terminal(UNDRAWN % (str(tmp_path / "a"), given), NO_COLOR="1")
+    shown = at_a_terminal(UNDRAWN % (str(tmp_path / "a"), []), NO_COLOR="1")
     assert "whole run" in shown and not COLOUR.search(shown)
-    assert at_a_terminal(UNDRAWN % (str(tmp_path / "b"), [*given, "--quiet"])) == ""
+    assert at_a_terminal(UNDRAWN % (str(tmp_path / "b"), ["--quiet", "--lr", ".1"])) == ""
 
 
 STOPPED = """

@@ -54,7 +54,7 @@ def test_the_amended_recipe_leaves_a_whole_run(tmp_path, monkeypatch):
     from cifar_fastai.runs.verify import verify_run
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(AMENDED.replace("epochs=5", "epochs=1, size=16"), names)
+    exec(AMENDED.replace("epochs=5", "epochs=1"), names)
     folder = names["run"].folder
     assert verify_run(folder)[0] == [] and folder.resolve().parent == tmp_path / "runs" / "mine"
 
