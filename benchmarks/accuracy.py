@@ -1,7 +1,7 @@
 """How accurate the recipes are: recipes × changes × seeds, one JSON line a run, and the page that shows them.
 
     python -m benchmarks accuracy DATA --plan final [--seeds 0 1 2] [--only NAME ...] [--json FILE]
-    python -m benchmarks accuracy DATA --plan ablation --base cpu_15min [--limit N] [--epochs N]
+    python -m benchmarks accuracy DATA --plan ablation --base cpu_15min [--limit N] [--epochs N] …
     python -m benchmarks accuracy DATA --plan rates [--limit N] [--epochs N]
     python -m benchmarks accuracy --page docs/accuracy.md README.md [--json FILE]
     python -m benchmarks accuracy --picture docs/figures/accuracy.png [--json FILE]
@@ -9,9 +9,10 @@
 `final` trains every recipe as it is and tells of the test set. `ablation` trains one recipe with one change
 at a time and tells of a holdout of the training pictures: the test set chooses nothing. `rates` compares the
 rate that the range test finds with a quarter to four times as much, on three nets and three batch sizes, by
-the holdout. A run that FILE has
-is left out; one that was killed goes on from its checkpoint in the work folder. FILE keeps the fingerprints
-of recipe and data with every row, so rows of other recipes, data and machines may share it.
+the holdout. --limit, --epochs, --size, --bs and --lr (a change's own rate stands) make short runs of all
+alike. A run that FILE has is left out; one that was killed goes on from its checkpoint in the work folder.
+FILE keeps the fingerprints of recipe and data with every row, so rows of other recipes, data and machines may
+share it.
 """
 import argparse
 import json
@@ -44,6 +45,7 @@ __all__ = ["ABLATIONS", "drawn", "lost", "petaflop", "planned", "rates", "read_r
 ROWS = Path(__file__).parent / "results" / "accuracy.jsonl"
 ANCHORS = Path(__file__).parent / "results" / "anchors.json"      # what others have published
 SETS = {"jpeg": "CIFAR-10 as JPEG pictures", "cifar10": "CIFAR-10, original pixels"}   # by the rows' names
+SHORT = {"limit": int, "epochs": int, "size": int, "bs": int, "lr": float}     # what makes runs short
 RATES = Recipe(name="rates", aug="pad_crop_flip", epochs=4, valid="holdout", tta="none")
 ABLATIONS = {   # recipe → change → what it amends
     "resnet18_20ep": {
@@ -52,6 +54,7 @@ ABLATIONS = {   # recipe → change → what it amends
         "whitened stem, biases × 16": {"build.whiten": .01, "opt.bias_lr": 16.},
         "whitened stem, biases × 64": {"build.whiten": .01, "opt.bias_lr": 64.},
         "ema": {"keep": {"name": "ema", "decay": .951}}, "zero residual": {"build.zero_residual": True},
+        "muon": {"opt": {"name": "muon", "mom": .6}, "lr": .1},
         "half the rate": {"lr.divide": 2.}, "bs 256": {"bs": 256}},
     "cpu_15min": {
         "as it is": {}, "no whitening": {"build.whiten": 0.}, "biases × 1": {"opt.bias_lr": 1.},
@@ -65,7 +68,7 @@ ABLATIONS = {   # recipe → change → what it amends
 def planned(
     plan: str,                # "final" or "ablation"
     base: str,                # recipe that an ablation changes
-    only: list[str] | None = None,   # recipes, or changes; None: all
+    only: list[str] | None = None,   # recipes, or changes, several at once as "ema + muon"; None: all
     **given,                  # limit, epochs …, for all runs alike
 ) -> list[tuple[str, Recipe]]:       # change, recipe
     "The runs of a plan, without their seeds. Raises: InputError for an unknown name"
@@ -74,10 +77,17 @@ def planned(
         for name in only or (): _known("recipe", name, known)
         return [("as it is", r.but(**given)) for name, r in known.items() if not only or name in only]
     _known("recipe with ablations", base, ABLATIONS)
-    changes = ABLATIONS[base]
-    for name in only or (): _known("change", name, changes)
-    start = known[base].but(valid="holdout", **given)
-    return [(name, start.but(**changes[name])) for name in changes if not only or name in only]
+    start, found = known[base].but(valid="holdout", **given), []
+    if "size" in given:             # the same share of a picture is cropped and covered
+        scale = given["size"] / known[base].size
+        start = start.but(**{f"aug.{k}": round(scale * getattr(start.aug, k)) for k in ("pad", "cutout")})
+    for name in only or ABLATIONS[base]:
+        changed = start
+        for part in name.split(" + "):
+            _known("change", part, ABLATIONS[base])
+            changed = changed.but(**ABLATIONS[base][part])
+        found.append((name, changed))
+    return found
 
 
 def rates(data: ImageData, seeds: list[int], path: Path, work: Path, **given) -> Iterator[dict]:
@@ -283,7 +293,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--base", default="resnet18_20ep", help="recipe that an ablation changes")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="recipes, or changes of an ablation")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    for name in ("limit", "epochs"): parser.add_argument(f"--{name}", type=int)
+    for name, kind in SHORT.items(): parser.add_argument(f"--{name}", type=kind)
     parser.add_argument("--json", type=Path, default=ROWS)
     parser.add_argument("--work", type=Path, default=Path("runs") / "accuracy", help="for the run folders")
     parser.add_argument("--page", nargs="+", type=Path, help="write the tables into these pages")
@@ -297,8 +307,8 @@ def main(argv: list[str] | None = None) -> None:
                 path.write_text(text)
         if args.page or args.picture: return
         if not args.data: raise InputError("no data to train on. Give it: accuracy DATA.")
-        given = {k: v for k in ("limit", "epochs") if (v := getattr(args, k)) is not None}
-        data = load_data(args.data)
+        given = {k: v for k in SHORT if (v := getattr(args, k)) is not None}
+        data = load_data(args.data, size=given.get("size", Recipe.size))
         if args.plan == "rates":
             print(lost(list(rates(data, args.seeds, args.json, args.work, **given))))
         else:

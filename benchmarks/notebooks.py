@@ -1,13 +1,21 @@
-"""python -m benchmarks notebooks [01 02 …]: run the notebooks and write them as pages of docs/, with outputs.
+"""Run the notebooks: as pages of docs/, with outputs, or only to see how long they take.
+
+    python -m benchmarks notebooks [01 02 …]
+    python -m benchmarks notebooks [01 02 …] --times [--epochs 2]      # writes no page
 
 The notebooks themselves stay without outputs. Progress bars are left out; pictures are PNGs of 128 colours.
 """
+import argparse
 import io
+import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 from PIL import Image
+
+from .harness import now
 
 __all__ = ["main", "page_of"]
 
@@ -18,15 +26,36 @@ WITHOUT_GPU = ("01", "02", "03")
 def main(argv: list[str]) -> int:
     import nbformat
     from nbclient import NotebookClient
+    parser = argparse.ArgumentParser(prog="python -m benchmarks notebooks", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("numbers", nargs="*", default=WITHOUT_GPU, help="01, 02 …; none: those without a GPU")
+    parser.add_argument("--times", action="store_true", help="print seconds, write no page")
+    parser.add_argument("--epochs", type=int, help="with --times: in place of the notebook's own EPOCHS")
+    args = parser.parse_args(argv)
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        if path.name[:2] not in (argv or WITHOUT_GPU): continue
+        if path.name[:2] not in args.numbers: continue
         print(f"{path.name} …", file=sys.stderr, flush=True)
         book = nbformat.read(path, 4)
+        if args.times:
+            print(_timed(book, path.stem, args.epochs), flush=True)
+            continue
         NotebookClient(book, timeout=900, kernel_name="python3").execute()
         text, pictures = page_of(book, path.stem)
         for name, png in pictures.items(): (ROOT / "docs" / "figures" / name).write_bytes(_small(png))
         (ROOT / "docs" / f"{path.stem}.md").write_text(text)
     return 0
+
+
+def _timed(book, stem: str, epochs: int | None) -> str:
+    "A line with the seconds from the start of the kernel to the end of the last cell, in an empty folder"
+    from nbclient import NotebookClient
+    has = next(m[1] for c in book.cells if (m := re.search(r"(?m)^EPOCHS = (\d+)", c.source)))
+    line, inline = f"EPOCHS = {epochs or has}", {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
+    for cell in book.cells: cell.source = re.sub(r"(?m)^EPOCHS = \d+", line, cell.source)
+    with tempfile.TemporaryDirectory() as folder:
+        start, where = now(), {"metadata": {"path": folder}}
+        NotebookClient(book, timeout=900, kernel_name="python3", resources=where).execute(env=inline)
+        return f"{stem}, {line}: {now() - start:.0f} s"
 
 
 def page_of(book, stem: str) -> tuple[str, dict[str, bytes]]:

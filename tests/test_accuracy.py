@@ -34,9 +34,17 @@ def test_an_ablation_changes_one_thing_at_a_time_and_asks_a_holdout(base):
     assert len({r.fingerprint() for r in runs.values()}) == len(runs)
 
 
+def test_several_changes_can_be_made_at_once_and_smaller_pictures_are_cropped_and_covered_by_as_much():
+    name = "whitened stem + ema"
+    (_, plain), (found, both) = planned("ablation", "resnet18_20ep", ["as it is", name], size=16, lr=.1)
+    assert found == name and both == plain.but(build={"whiten": .01}, keep={"name": "ema", "decay": .951})
+    assert (plain.size, plain.aug.pad, plain.aug.cutout, plain.lr) == (16, 2, 4, .1)
+
+
 @pytest.mark.parametrize("wrong, says", [(("final", "", ["resnet19"]), "unknown recipe"),
                                          (("ablation", "resnet", None), "unknown recipe with ablations"),
-                                         (("ablation", "cpu_15min", ["no flips"]), "unknown change")])
+                                         (("ablation", "cpu_15min", ["no flips"]), "unknown change"),
+                                         (("ablation", "cpu_15min", ["lookahead + x"]), "unknown change")])
 def test_a_name_that_is_unknown_is_refused(wrong, says):
     with pytest.raises(InputError, match=says): planned(*wrong)
 
