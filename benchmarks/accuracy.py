@@ -31,6 +31,7 @@ from cifar_fastai.errors import InputError, UnknownName, report_errors
 from cifar_fastai.explain import ImageInterpretation
 from cifar_fastai.files import save_atomically
 from cifar_fastai.machine import machine_name, versions
+from cifar_fastai.parts import LRFind
 from cifar_fastai.policy import side_at
 from cifar_fastai.recipe import Recipe
 from cifar_fastai.runs import begun, train
@@ -54,7 +55,8 @@ ABLATIONS = {   # recipe → change → what it amends
         "whitened stem, biases × 16": {"build.whiten": .01, "opt.bias_lr": 16.},
         "whitened stem, biases × 64": {"build.whiten": .01, "opt.bias_lr": 64.},
         "ema": {"keep": {"name": "ema", "decay": .951}}, "zero residual": {"build.zero_residual": True},
-        "muon": {"opt": {"name": "muon", "mom": .6}, "lr": .1},
+        **{name: {"opt": {"name": "muon", "mom": .6}, "lr": lr} for name, lr in (
+            ("muon", .1), ("muon, rate .05", .05), ("muon, rate .2", .2), ("muon, rate found", LRFind()))},
         "half the rate": {"lr.divide": 2.}, "bs 256": {"bs": 256}},
     "cpu_15min": {
         "as it is": {}, "no whitening": {"build.whiten": 0.}, "biases × 1": {"opt.bias_lr": 1.},
