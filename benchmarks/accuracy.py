@@ -232,18 +232,19 @@ def _line(cells: list[str]) -> str: return f"| {' | '.join(cells)} |"
 
 
 def page(rows: list[dict]) -> str:
-    "Tables by data set and judge, each with the machines that it was measured on"
+    "Tables of runs that can be compared, each with the machines that it was measured on"
     if not rows:
         return "Nobody has measured a recipe on all of CIFAR-10 yet; `benchmarks accuracy DATA` does."
-    parts = []
-    for data, judge in dict.fromkeys((r["data"], r["judged_on"]) for r in rows):
-        of = [r for r in rows if (r["data"], r["judged_on"]) == (data, judge)]
-        n = {f"{r['training_pictures']:,}" for r in of}
-        told = f"{of[0]['pictures']:,} {'test' if judge == 'test' else 'holdout'} pictures"
+    kinds, parts = {}, []
+    for r in rows:
+        same = *(r[k] for k in ("data", "judged_on", "training_pictures", "pictures")), r["settings"]["size"]
+        kinds.setdefault(same, []).append(r)
+    for (data, judge, trained, n, side), of in kinds.items():
         devices = "; ".join(sorted({f"{r['device']}, torch {r['versions']['torch']}" for r in of}))
-        name, trained = SETS.get(data, data), " or ".join(sorted(n))
-        parts += [f"**{name}**, {trained} training pictures, accuracy on {told}, in per cent "
-                  f"(mean ± sd over n seeds). {devices}.", "", table(of), ""]
+        kind = "test" if judge == "test" else "holdout"
+        parts += [f"**{SETS.get(data, data)}**, {trained:,} training pictures of {side}×{side}, "
+                  f"accuracy on {n:,} {kind} pictures, in per cent (mean ± sd over n seeds). {devices}.", "",
+                  table(of), ""]
     return "\n".join(parts).strip()
 
 
@@ -304,8 +305,13 @@ def main(argv: list[str] | None = None) -> None:
     with report_errors():
         if args.picture: drawn(read_rows(args.json), json.loads(ANCHORS.read_text())).savefig(args.picture)
         if args.page:
+            judged = {"accuracy": [], "ablations": []}
+            for r in read_rows(args.json):
+                judged["accuracy" if r["judged_on"] == "test" else "ablations"].append(r)
             for path in args.page:
-                text = write_block(path.read_text(), "accuracy", page(read_rows(args.json)))
+                text = path.read_text()
+                for name, rows in judged.items():
+                    if f"<!-- {name} -->" in text: text = write_block(text, name, page(rows))
                 path.write_text(text)
         if args.page or args.picture: return
         if not args.data: raise InputError("no data to train on. Give it: accuracy DATA.")

@@ -1,5 +1,7 @@
 """The sweep over recipes: what it runs, what it leaves out, what it adds up to."""
 import json
+import re
+from pathlib import Path
 from shutil import rmtree
 
 import pytest
@@ -146,3 +148,14 @@ def test_the_found_rate_is_compared_with_a_grid_around_it(swept, learnable, monk
 def test_a_broken_line_is_named(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": \n')
     with pytest.raises(InputError, match="line 2: no JSON"): read_rows(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize("name", ["docs/accuracy.md", "README.md"])
+def test_the_tables_of_a_page_are_those_of_the_results_and_ablations_stay_out_of_the_readme(name, tmp_path):
+    page = Path(__file__).parents[1] / name
+    (copy := tmp_path / "page.md").write_text(page.read_text().replace(" | ", " | 1"))
+    accuracy.main(["--page", str(copy)])
+    blocks = [re.findall(rf"(?s)<!-- {block} -->.*?<!-- /{block} -->", page.read_text())
+              for block in ("accuracy", "ablations")]
+    assert [len(found) for found in blocks] == [1, name.startswith("docs")]
+    assert all(block in copy.read_text() for found in blocks for block in found)
