@@ -14,6 +14,14 @@ os.environ["MPLBACKEND"] = "Agg"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
+LONG = "test_first_minute.py", "test_init.py", "test_trackers.py", "test_load_run.py", "test_app.py"
+
+
+def pytest_collection_modifyitems(items):
+    "Pages of few and long tests first: begun last, one would run alone while the other processes are idle"
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     "The package's cache, empty at the start of the session"
