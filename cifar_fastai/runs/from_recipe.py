@@ -92,7 +92,7 @@ def shared_out(
 
 def decisions(recipe: Recipe, before: dict, given: dict) -> dict:
     "What decides a run beside its recipe: what is `given`, else what the run that is resumed began with"
-    how = {k: before.get(k) if v is None else v for k, v in given.items()}
+    how = {k: before.get(k, v) if v is None or v is False else v for k, v in given.items()}
     return how | {"lr_factor": before.get("lr_factor") or lr_factor(recipe, how["scale_lr"])}
 
 

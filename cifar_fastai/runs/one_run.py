@@ -66,7 +66,7 @@ def train(
     device = join(device)                # of this process, where several train together
     with open_run(recipe, out, resume, checkpoint_minutes, quiet) as writer:
         recipe = shared_out(recipe, writer.before.get("processes", world()))
-        given = {"data_split": split, "scale_lr": scale_lr, "compiled": compiled or None}
+        given = {"data_split": split, "scale_lr": scale_lr, "compiled": compiled}
         decided = decisions(recipe, writer.before, given)
         learn = learner_of(recipe, data, unverified=unverified, split=decided["data_split"], workers=workers,
                            device=device, precision=writer.before.get("precision"))
