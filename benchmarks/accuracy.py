@@ -22,7 +22,6 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,7 +31,8 @@ from cifar_fastai.explain import ImageInterpretation
 from cifar_fastai.files import save_atomically
 from cifar_fastai.machine import machine_name, versions
 from cifar_fastai.parts import LRFind
-from cifar_fastai.policy import side_at
+from cifar_fastai.plots import new_figure, offscreen, save_figure
+from cifar_fastai.policy import pad_crop_flip, side_at
 from cifar_fastai.recipe import Recipe
 from cifar_fastai.runs import begun, train
 from cifar_fastai.runs.compare import mean_sd
@@ -47,7 +47,7 @@ ROWS = Path(__file__).parent / "results" / "accuracy.jsonl"
 ANCHORS = Path(__file__).parent / "results" / "anchors.json"      # what others have published
 SETS = {"jpeg": "CIFAR-10 as JPEG pictures", "cifar10": "CIFAR-10, original pixels"}   # by the rows' names
 SHORT = {"limit": int, "epochs": int, "size": int, "bs": int, "lr": float}     # what makes runs short
-RATES = Recipe(name="rates", aug="pad_crop_flip", epochs=4, valid="holdout", tta="none")
+RATES = Recipe(name="rates", aug=pad_crop_flip(), epochs=4, valid="holdout", tta="none")
 ABLATIONS = {   # recipe → change → what it amends
     "resnet18_20ep": {
         "as it is": {}, "no cutout": {"aug.cutout": 0}, "smoothing .2": {"loss.smoothing": .2},
@@ -57,7 +57,7 @@ ABLATIONS = {   # recipe → change → what it amends
         "ema": {"keep": {"name": "ema", "decay": .951}}, "zero residual": {"build.zero_residual": True},
         **{name: {"opt": {"name": "muon", "mom": .6}, "lr": lr} for name, lr in (
             ("muon", .1), ("muon, rate .05", .05), ("muon, rate .2", .2), ("muon, rate found", LRFind()))},
-        "half the rate": {"lr.divide": 2.}, "bs 256": {"bs": 256}},
+        "half the rate": {"lr": LRFind(divide=2.)}, "bs 256": {"bs": 256}},
     "cpu_15min": {
         "as it is": {}, "no whitening": {"build.whiten": 0.}, "biases × 1": {"opt.bias_lr": 1.},
         "lookahead": {"keep": {"name": "lookahead", "decay": .77}}, "random flip": {"aug.flip": .5},
@@ -77,12 +77,9 @@ def planned(
     known = {r.name: r for of_module in recipes().values() for r in of_module}
     if plan == "final":
         for name in only or (): _known("recipe", name, known)
-        return [("as it is", r.but(**given)) for name, r in known.items() if not only or name in only]
+        return [("as it is", _shorter(r, given)) for name, r in known.items() if not only or name in only]
     _known("recipe with ablations", base, ABLATIONS)
-    start, found = known[base].but(valid="holdout", **given), []
-    if "size" in given:             # the same share of a picture is cropped and covered
-        scale = given["size"] / known[base].size
-        start = start.but(**{f"aug.{k}": round(scale * getattr(start.aug, k)) for k in ("pad", "cutout")})
+    start, found = _shorter(known[base].but(valid="holdout"), given), []
     for name in only or ABLATIONS[base]:
         changed = start
         for part in name.split(" + "):
@@ -92,11 +89,18 @@ def planned(
     return found
 
 
+def _shorter(recipe: Recipe, given: dict) -> Recipe:
+    "With what is given; of smaller pictures the same share is cropped and covered"
+    if "size" not in given: return recipe.but(**given)
+    scale, aug = given["size"] / recipe.size, recipe.aug
+    return recipe.but(**given, **{"aug.pad": round(scale * aug.pad), "aug.cutout": round(scale * aug.cutout)})
+
+
 def rates(data: ImageData, seeds: list[int], path: Path, work: Path, **given) -> Iterator[dict]:
     "Rows of the found rate and of a grid around it, for each net and batch size, on the holdout"
     for model, bs in product(("resnet18", "custom_resnet", "airbench"), (64, 128, 256)):
         name = f"rates_{model}_{bs}"
-        found = RATES.but(name=name, model=model, bs=bs, **given)
+        found = _shorter(RATES, given).but(name=name, model=model, bs=bs)
         for row in sweep([("as it is", found)], seeds, data, path, work, "holdout"):
             yield row
             grid = [(f"{f:g} × the rate", found.but(lr=f * row["lr"])) for f in (.25, .5, 2., 4.)]
@@ -183,8 +187,9 @@ def _append(path: Path, row: dict) -> None:
     save_atomically(path, "".join(lines).encode())
 
 
-def sweep(runs, seeds: list[int], data: ImageData, path: Path, work: Path, judge: str) -> Iterator[dict]:
-    "The rows of all runs, seed by seed, those that `path` has among them"
+def sweep(runs, seeds: list[int], data: ImageData, path: Path, work: Path, judge: str,
+          given: dict | None = None) -> Iterator[dict]:
+    "The rows of all runs, seed by seed, those that `path` has among them; `given`: what all had in common"
     for seed in seeds:
         for change, recipe in runs:
             key = _of_all_seeds(recipe), seed, data.fingerprint, judge
@@ -192,7 +197,8 @@ def sweep(runs, seeds: list[int], data: ImageData, path: Path, work: Path, judge
                     for r in read_rows(path)}
             if key not in have:
                 print(f"{recipe.name}, {change}, seed {seed} …", flush=True)
-                _append(path, row := run(change, recipe.but(seed=seed), data, work, judge))
+                row = run(change, recipe.but(seed=seed), data, work, judge) | {"given": given or {}}
+                _append(path, row)
                 yield row
             else: yield have[key]
 
@@ -214,8 +220,8 @@ def table(rows: list[dict]) -> str:
     lines = [_line(head), "|" + "---|" * len(head)]
     for of in groups(rows).values():
         first = of[0]
-        same = ("recipe", "judged_on", "data_fingerprint", "epochs", "training_pictures")
-        alike = [r for r in rows if all(r[k] == first[k] for k in same)]
+        same = ("recipe", "judged_on", "data_fingerprint", "epochs", "training_pictures", "given")
+        alike = [r for r in rows if all(r.get(k) == first.get(k) for k in same)]
         base = {r["seed"]: r for r in alike if r["change"] == "as it is"}
         pairs = [r["accuracy"] - base[r["seed"]]["accuracy"] for r in of if r["seed"] in base]
         less = mean_sd(pairs, ".2f", 100) if pairs and first["change"] != "as it is" else ""
@@ -238,13 +244,14 @@ def page(rows: list[dict]) -> str:
     kinds, parts = {}, []
     for r in rows:
         same = *(r[k] for k in ("data", "judged_on", "training_pictures", "pictures")), r["settings"]["size"]
-        kinds.setdefault(same, []).append(r)
-    for (data, judge, trained, n, side), of in kinds.items():
+        options = " ".join(f"--{k} {v}" for k, v in r.get("given", {}).items())
+        kinds.setdefault((*same, options), []).append(r)
+    for (data, judge, trained, n, side, options), of in kinds.items():
         devices = "; ".join(sorted({f"{r['device']}, torch {r['versions']['torch']}" for r in of}))
         kind = "test" if judge == "test" else "holdout"
         parts += [f"**{SETS.get(data, data)}**, {trained:,} training pictures of {side}×{side}, "
-                  f"accuracy on {n:,} {kind} pictures, in per cent (mean ± sd over n seeds). {devices}.", "",
-                  table(of), ""]
+                  f"accuracy on {n:,} {kind} pictures, in per cent (mean ± sd over n seeds)"
+                  f"{f', by `{options}`' if options else ''}. {devices}.", "", table(of), ""]
     return "\n".join(parts).strip()
 
 
@@ -253,10 +260,8 @@ def drawn(rows: list[dict], anchors: list[dict]) -> Figure:
     finals = [r for r in rows if r["change"] == "as it is" and r["judged_on"] == "test"]
     panels = [d for d in dict.fromkeys(a["data"] for a in anchors)
               if any(r["data"] == d for r in finals)] or ["jpeg"]
-    fig = Figure(figsize=(7.2 * len(panels), 4.6), dpi=120, layout="constrained")
-    FigureCanvasAgg(fig)
-    for ax, data in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels):
-        _panel(ax, anchors, finals, data)
+    with offscreen(): fig, axes = new_figure(1, len(panels), (7.2 * len(panels), 4.6))
+    for ax, data in zip(axes[0], panels): _panel(ax, anchors, finals, data)
     return fig
 
 
@@ -303,7 +308,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--picture", type=Path, help="draw accuracy against work")
     args = parser.parse_args(argv)
     with report_errors():
-        if args.picture: drawn(read_rows(args.json), json.loads(ANCHORS.read_text())).savefig(args.picture)
+        if args.picture:
+            save_figure(drawn(read_rows(args.json), json.loads(ANCHORS.read_text())), args.picture, dpi=120)
         if args.page:
             judged = {"accuracy": [], "ablations": []}
             for r in read_rows(args.json):
@@ -318,9 +324,11 @@ def main(argv: list[str] | None = None) -> None:
         given = {k: v for k in SHORT if (v := getattr(args, k)) is not None}
         data = load_data(args.data, size=given.get("size", Recipe.size))
         if args.plan == "rates":
+            if {"bs", "lr"} & given.keys():
+                raise InputError("--bs and --lr have no meaning for rates, which tries both. Leave them out.")
             print(lost(list(rates(data, args.seeds, args.json, args.work, **given))))
         else:
             runs = planned(args.plan, args.base, args.only, **given)
             judge = "holdout" if args.plan == "ablation" else "test"
-            print(table(list(sweep(runs, args.seeds, data, args.json, args.work, judge))))
+            print(table(list(sweep(runs, args.seeds, data, args.json, args.work, judge, given))))
         print(f"{machine_name()}, {', '.join(f'{k} {v}' for k, v in versions().items())}")

@@ -41,6 +41,8 @@ def test_several_changes_can_be_made_at_once_and_smaller_pictures_are_cropped_an
     (_, plain), (found, both) = planned("ablation", "resnet18_20ep", ["as it is", name], size=16, lr=.1)
     assert found == name and both == plain.but(build={"whiten": .01}, keep={"name": "ema", "decay": .951})
     assert (plain.size, plain.aug.pad, plain.aug.cutout, plain.lr) == (16, 2, 4, .1)
+    for base, changes in ABLATIONS.items():
+        assert len(planned("ablation", base, None, size=16, lr=.1)) == len(changes)   # and a given rate
 
 
 @pytest.mark.parametrize("wrong, says", [(("final", "", ["resnet19"]), "unknown recipe"),
@@ -106,6 +108,13 @@ def test_the_table_has_mean_sd_and_the_difference_of_the_same_seeds():
     lines = table(rows).splitlines()[2:]
     assert lines[0] == "| `r` | as it is | 2 | 91.00 ± 1.41 |  |  | 2 | 0.5 | 10 |"
     assert lines[1] == "| `r` | b | 2 | 92.50 ± 2.12 | 95.00 | 1.50 ± 0.71 | 2 | 0.5 | 10 |"
+    other = table([*rows, row("b of other runs", 0, .5, given={"bs": 64})]).splitlines()[-1]
+    assert other == "| `r` | b of other runs | 1 | 50.00 |  |  | 2 | 0.5 | 10 |"
+
+
+def test_rates_refuses_what_it_tries_itself(tmp_path, capsys):
+    with pytest.raises(SystemExit): accuracy.main(["digits", "--plan", "rates", "--bs", "64"])
+    assert "--bs and --lr have no meaning for rates" in capsys.readouterr().err
 
 
 def test_every_label_of_the_picture_stands_inside_its_axes_and_no_tick_on_another():
@@ -114,7 +123,7 @@ def test_every_label_of_the_picture_stands_inside_its_axes_and_no_tick_on_anothe
              "fingerprint": "f", "data_fingerprint": name, "petaflop": work, "accuracy": .9,
              "accuracy_tta": .91} for name in names for work in (.35, 3.3)]
     fig = accuracy.drawn(rows, json.loads(accuracy.ANCHORS.read_text()))
-    fig.canvas.draw()
+    fig.draw_without_rendering()
     assert len(fig.axes) == len(names)
     for ax in fig.axes:
         box = ax.get_window_extent()
