@@ -9,7 +9,6 @@ import argparse
 import io
 import os
 import re
-import sys
 import tempfile
 from pathlib import Path
 
@@ -21,6 +20,7 @@ __all__ = ["main", "page_of"]
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_GPU = ("01", "02", "03")
+OWN = r"(?m)^EPOCHS = \d+"
 
 
 def main(argv: list[str]) -> int:
@@ -32,30 +32,22 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--times", action="store_true", help="print seconds, write no page")
     parser.add_argument("--epochs", type=int, help="with --times: in place of the notebook's own EPOCHS")
     args = parser.parse_args(argv)
+    if args.epochs and not args.times: parser.error("--epochs is for --times: pages show the notebook's own.")
+    inline = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         if path.name[:2] not in args.numbers: continue
-        print(f"{path.name} …", file=sys.stderr, flush=True)
         book = nbformat.read(path, 4)
-        if args.times:
-            print(_timed(book, path.stem, args.epochs), flush=True)
-            continue
-        NotebookClient(book, timeout=900, kernel_name="python3").execute()
+        line = f"EPOCHS = {args.epochs}"
+        for cell in book.cells if args.epochs else (): cell.source = re.sub(OWN, line, cell.source)
+        with tempfile.TemporaryDirectory() as folder:
+            start, where = now(), {"metadata": {"path": folder}}
+            NotebookClient(book, timeout=900, kernel_name="python3", resources=where).execute(env=inline)
+        print(f"{path.stem}{f', {line}' if args.epochs else ''}: {now() - start:.0f} s", flush=True)
+        if args.times: continue
         text, pictures = page_of(book, path.stem)
         for name, png in pictures.items(): (ROOT / "docs" / "figures" / name).write_bytes(_small(png))
         (ROOT / "docs" / f"{path.stem}.md").write_text(text)
     return 0
-
-
-def _timed(book, stem: str, epochs: int | None) -> str:
-    "A line with the seconds from the start of the kernel to the end of the last cell, in an empty folder"
-    from nbclient import NotebookClient
-    has = next(m[1] for c in book.cells if (m := re.search(r"(?m)^EPOCHS = (\d+)", c.source)))
-    line, inline = f"EPOCHS = {epochs or has}", {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
-    for cell in book.cells: cell.source = re.sub(r"(?m)^EPOCHS = \d+", line, cell.source)
-    with tempfile.TemporaryDirectory() as folder:
-        start, where = now(), {"metadata": {"path": folder}}
-        NotebookClient(book, timeout=900, kernel_name="python3", resources=where).execute(env=inline)
-        return f"{stem}, {line}: {now() - start:.0f} s"
 
 
 def page_of(book, stem: str) -> tuple[str, dict[str, bytes]]:
