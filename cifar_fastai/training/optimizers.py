@@ -2,7 +2,7 @@
 
     Learner(dls, model, opt_func=optimizer("adamw"))
     optimizer("sgd", mom=0.9)                          # torch's own, with Nesterov's momentum
-    optimizer("muon", mom=0.6)                         # torch's, with each kernel as a matrix
+    optimizer("muon", mom=0.6)                         # of each kernel as a matrix
 """
 import inspect
 from functools import partial
@@ -12,7 +12,6 @@ import fastai.optimizer
 import torch
 from fastai.optimizer import OptimWrapper, detuplify_pg, set_item_pg
 from torch import Tensor
-from torch.optim._muon import muon
 from torch.optim.sgd import sgd
 
 from ..errors import UnknownName
@@ -20,10 +19,11 @@ from ..errors import UnknownName
 __all__ = ["KernelMuon", "OPTIMIZERS", "TorchOptimizer", "optimizer"]
 
 
-class KernelMuon(torch.optim.Muon):
-    """`torch.optim.Muon` (Jordan 2024) for convolutions: a kernel (out, in, h, w) counts as the matrix
-    (out, in·h·w) and is brought to the norm √out before each step, as only its direction matters before a
-    norm layer. Norms, biases and linear layers learn by Nesterov SGD at the same rate."""
+class KernelMuon(torch.optim.Optimizer):
+    """Muon (Jordan 2024) for convolutions: a kernel (out, in, h, w) counts as the matrix (out, in·h·w) and is
+    brought to the norm √out before each step, as only its direction matters before a norm layer. The step is
+    `torch.optim.Muon`'s without its rounding to bf16. Norms, biases and linear layers learn by Nesterov SGD
+    at the same rate."""
 
     def __init__(
         self,
@@ -34,9 +34,8 @@ class KernelMuon(torch.optim.Muon):
         sgd_momentum: float = 0.85,   # of the rest
         ns_steps: int = 3,            # Newton-Schulz steps that make the update orthogonal
     ):
-        torch.optim.Optimizer.__init__(self, params, {
-            "lr": lr, "weight_decay": weight_decay, "momentum": momentum, "sgd_momentum": sgd_momentum,
-            "ns_steps": ns_steps})
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum,
+                                  "sgd_momentum": sgd_momentum, "ns_steps": ns_steps})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -51,12 +50,13 @@ class KernelMuon(torch.optim.Muon):
         return loss
 
     def _step_kernels(self, group: dict, kernels: list[Tensor]) -> None:
-        for p in kernels: p.mul_(len(p) ** 0.5 / p.norm().clamp_min(1e-12))
-        momenta = [self._momentum(p) for p in kernels]
-        muon([_matrix(p, p) for p in kernels], [_matrix(p.grad, p) for p in kernels],
-             [_matrix(m, p) for m, p in zip(momenta, kernels)], lr=group["lr"], weight_decay=0.0,
-             momentum=group["momentum"], nesterov=True, ns_coefficients=(3.4445, -4.7750, 2.0315),
-             eps=1e-7, ns_steps=group["ns_steps"], adjust_lr_fn="original", has_complex=False)
+        momentum = group["momentum"]
+        for p in kernels:
+            mean = self._momentum(p).lerp_(p.grad, 1 - momentum)
+            g = p.grad.lerp(mean, momentum).flatten(1)       # Nesterov's
+            rate = group["lr"] * max(1, len(g) / g.shape[1]) ** 0.5
+            p.mul_(len(p) ** 0.5 / p.norm().clamp_min(1e-12))
+            p.sub_(_orthogonal(g, group["ns_steps"]).view(p.shape), alpha=rate)
 
     def _step_rest(self, group: dict, params: list[Tensor]) -> None:
         sgd(params, [p.grad for p in params], [self._momentum(p) for p in params],
@@ -69,12 +69,20 @@ class KernelMuon(torch.optim.Muon):
         return state["momentum_buffer"]
 
 
-def _matrix(
-    t: Tensor,    # a kernel, its gradient or its momentum: (out, in, h, w)
-    like: Tensor, # the kernel, whose order of memory decides the order of the columns
-) -> Tensor:      # (out, in·h·w): a view of `t` if it has the same order
-    last = not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
-    return (t.permute(0, 2, 3, 1) if last else t).flatten(1)
+def _orthogonal(
+    g: Tensor,    # matrix
+    steps: int,
+) -> Tensor:      # `g` with singular values near one, by torch's Newton-Schulz polynomial of fifth degree
+    "X ← (a + bA + cA²)X with A = XXᵀ. All factors are polynomials of A: only small matrices are multiplied"
+    if len(g) > g.shape[1]: return _orthogonal(g.T, steps).T
+    g = g / g.norm().clamp_min(1e-7)
+    gram = g @ g.T
+    product = torch.eye(len(g), device=g.device, dtype=g.dtype)
+    for _ in range(steps):
+        factor = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        factor.diagonal().add_(3.4445)
+        product, gram = factor @ product, factor @ gram @ factor
+    return product @ g
 
 
 TORCH = {n.lower(): getattr(torch.optim, n) for n in
