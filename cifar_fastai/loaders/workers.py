@@ -47,11 +47,6 @@ class Workers:
     @property
     def _processes(self) -> list: return getattr(self.started, "_workers", [])
 
-    @property
-    def pids(self) -> list[int]:
-        "Of the processes, once they are started"
-        return [w.pid for w in self._processes]
-
     def batches(
         self,
         keys: Sequence,   # what `make` is called with

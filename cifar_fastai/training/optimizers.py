@@ -20,10 +20,9 @@ __all__ = ["KernelMuon", "OPTIMIZERS", "TorchOptimizer", "optimizer"]
 
 
 class KernelMuon(torch.optim.Optimizer):
-    """Muon (Jordan 2024) for convolutions: a kernel (out, in, h, w) counts as the matrix (out, in·h·w) and is
-    brought to the norm √out before each step, as only its direction matters before a norm layer. The step is
-    `torch.optim.Muon`'s without its rounding to bf16. Norms, biases and linear layers learn by Nesterov SGD
-    at the same rate."""
+    """Muon (Jordan 2024) for convolutions: `torch.optim.Muon`'s step, not rounded to bf16, of a kernel (out,
+    in, h, w) as a matrix (out, in·h·w), brought to the norm √out before each step, as only its direction
+    matters before a norm layer. Norms, biases and linear layers learn by Nesterov SGD at the same rate."""
 
     def __init__(
         self,
@@ -40,9 +39,7 @@ class KernelMuon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         "One step; `closure` computes the loss again, as for any torch optimiser"
-        if closure is None: loss = None
-        else:
-            with torch.enable_grad(): loss = closure()
+        with torch.enable_grad(): loss = closure and closure()
         for group in self.param_groups:
             found = [p for p in group["params"] if p.grad is not None]
             self._step_kernels(group, [p for p in found if p.ndim == 4])
@@ -54,8 +51,8 @@ class KernelMuon(torch.optim.Optimizer):
         for p in kernels:
             mean = self._momentum(p).lerp_(p.grad, 1 - momentum)
             g = p.grad.lerp(mean, momentum).flatten(1)       # Nesterov's
-            rate = group["lr"] * max(1, len(g) / g.shape[1]) ** 0.5
             p.mul_(len(p) ** 0.5 / p.norm().clamp_min(1e-12))
+            rate = group["lr"] * max(1, len(g) / g.shape[1]) ** 0.5
             p.sub_(_orthogonal(g, group["ns_steps"]).view(p.shape), alpha=rate)
 
     def _step_rest(self, group: dict, params: list[Tensor]) -> None:

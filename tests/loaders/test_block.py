@@ -2,6 +2,8 @@
 import io
 import random
 from contextlib import redirect_stdout
+from cProfile import Profile
+from pstats import Stats
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,6 +19,7 @@ from stock import clear
 from tiny import tiny_net, write_folder
 
 from cifar_fastai import policy
+from cifar_fastai.data import ImageData
 from cifar_fastai.errors import InputError
 from cifar_fastai.loaders import block as loaders
 from cifar_fastai.loaders.block import cifar_block, cifar_dataloaders, suggest_workers
@@ -193,6 +196,17 @@ def test_a_limit_takes_a_stratified_part(learnable):
 def test_a_block_can_be_built_on(learnable):
     dls = cifar_block(learnable, None).dataloaders(learnable, bs=16, val_bs=10, num_workers=0, device="cpu")
     assert len(dls.train) == 10 and len(dls.valid) == 5 and dls.one_batch()[0].shape == (16, 3, 16, 16)
+
+
+def test_loaders_of_a_hundred_times_as_many_pictures_are_set_up_by_the_same_calls():
+    "No call is made for a picture: what goes through all of them are single passes, so the time is linear"
+    def calls(n):
+        x, y = np.zeros((n, 8, 8, 3), np.uint8), np.arange(n) % 4
+        data = ImageData(x, y, x[:8], y[:8], tuple("abcd"), "made", "made", (.5,) * 3, (.2,) * 3)
+        with Profile() as profile: cifar_dataloaders(data, 64, None, device="cpu")
+        return Stats(profile).total_calls
+    calls(500)                                            # what the first one imports
+    assert abs(calls(100_000) - calls(1000)) < 100        # what Python cleans up meanwhile
 
 
 def test_batches_are_larger_in_validation_and_no_larger_than_the_data(learnable):
