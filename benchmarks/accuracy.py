@@ -50,13 +50,13 @@ SHORT = {"limit": int, "epochs": int, "size": int, "bs": int, "lr": float}     #
 RATES = Recipe(name="rates", aug=pad_crop_flip(), epochs=4, valid="holdout", tta="none")
 ABLATIONS = {   # recipe → change → what it amends
     "resnet18_20ep": {
-        "as it is": {}, "no cutout": {"aug.cutout": 0}, "smoothing .2": {"loss.smoothing": .2},
+        "as it is": {}, "sgd": {"opt": {"name": "sgd", "mom": .9}}, "momentum .9": {"opt.mom": .9},
+        "no cutout": {"aug.cutout": 0}, "smoothing .2": {"loss.smoothing": .2},
         "alternating flip": {"aug.flip": "alternate"}, "whitened stem": {"build.whiten": .01},
         "whitened stem, biases × 16": {"build.whiten": .01, "opt.bias_lr": 16.},
         "whitened stem, biases × 64": {"build.whiten": .01, "opt.bias_lr": 64.},
         "ema": {"keep": {"name": "ema", "decay": .951}}, "zero residual": {"build.zero_residual": True},
-        **{name: {"opt": {"name": "muon", "mom": .6}, "lr": lr} for name, lr in (
-            ("muon", .1), ("muon, rate .05", .05), ("muon, rate .2", .2), ("muon, rate found", LRFind()))},
+        "rate .05": {"lr": .05}, "rate .1": {"lr": .1}, "rate .2": {"lr": .2},
         "half the rate": {"lr": LRFind(divide=2.)}, "bs 256": {"bs": 256}},
     "cpu_15min": {
         "as it is": {}, "no whitening": {"build.whiten": 0.}, "biases × 1": {"opt.bias_lr": 1.},
@@ -70,7 +70,7 @@ ABLATIONS = {   # recipe → change → what it amends
 def planned(
     plan: str,                # "final" or "ablation"
     base: str,                # recipe that an ablation changes
-    only: list[str] | None = None,   # recipes, or changes, several at once as "ema + muon"; None: all
+    only: list[str] | None = None,   # recipes, or changes, several at once as "sgd + ema"; None: all
     **given,                  # limit, epochs …, for all runs alike
 ) -> list[tuple[str, Recipe]]:       # change, recipe
     "The runs of a plan, without their seeds. Raises: InputError for an unknown name"
