@@ -20,7 +20,7 @@ LINES, AMENDED = (re.findall(r"```python\n(.*?)```", text, re.S)[0] for text in 
 @pytest.mark.usefixtures("all_cores")
 def test_the_notebook_cell_trains_a_net_that_knows_digits():
     names = {}
-    exec(LINES.replace("n_epoch=20", "n_epoch=5").replace("cycle(20", "cycle(5"), names)
+    exec(LINES.replace("n_epoch=20", "n_epoch=4").replace("cycle(20", "cycle(4"), names)
     learn, interp, out = (names[k] for k in ("learn", "interp", "out"))
     assert interp.accuracy > .85 and learn.validate()[1] == pytest.approx(interp.accuracy, abs=.01)
     assert out.maps.shape[-2:] == (32, 32) and len(out.maps) == 64 == len(out.logits)
