@@ -40,8 +40,7 @@ def per_class(
     cm: np.ndarray,            # (C,C) as scikit-learn's `confusion_matrix` gives
     names: Sequence[str],
 ) -> pd.DataFrame:
-    """class, n, correct, accuracy, precision, recall; NaN where there is nothing to count.
-    A class's accuracy is the share of its pictures that was found: its recall, by its other name."""
+    "class, n, correct, accuracy (of a class that is its recall), precision, recall; NaN where n is 0"
     n, correct, said = cm.sum(1), cm.diagonal(), cm.sum(0)
     found = _share(correct, n)
     return pd.DataFrame({"class": list(names), "n": n, "correct": correct, "accuracy": found,
@@ -149,6 +148,10 @@ class ImageInterpretation(Gallery, ClassificationInterpretation):
     def confusion_matrix(self) -> np.ndarray:     # (C,C) counts
         "Counts: row true class, column predicted class"
         return confusion_matrix(self.targs, self.decoded, labels=range(len(self.names)))
+
+    def most_confused(self, min_val: int = 1) -> list[tuple[str, str, int]]:
+        "true class, predicted class, count; the most frequent first, from `min_val` on"
+        return [(true, said, int(n)) for true, said, n in super().most_confused(min_val)]
 
     def per_class(self) -> pd.DataFrame:
         "class, n, correct, accuracy, precision, recall"

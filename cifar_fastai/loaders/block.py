@@ -9,6 +9,7 @@ epoch, batch), whatever the number of workers and whatever ran before.
 """
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,18 +30,6 @@ __all__ = ["NormalizePictures", "cifar_block", "cifar_dataloaders", "subsets", "
            "usable_device"]
 
 log = logging.getLogger("cifar_fastai")
-
-
-class Splits:
-    "Items and subsets of a store: what `get_items` and `splitter` of a DataBlock ask for"
-    def __init__(self, *subsets): self.subsets = subsets
-    def __call__(self, _): return [np.asarray(s).tolist() for s in self.subsets]
-
-
-class AllItems:
-    "Every index of the store, whatever the source: it was read when the block was made"
-    def __init__(self, n): self.n = n
-    def __call__(self, _): return np.arange(self.n)
 
 
 class NormalizePictures(Normalize):
@@ -85,7 +74,8 @@ def cifar_block(
     augment = AlbumentationsTransform(aug, size=size, mean=data.mean)
     return DataBlock(
         blocks=(pictures, CategoryBlock(vocab=list(data.classes), sort=False)), dl_type=BatchDL,
-        get_items=AllItems(len(store)), splitter=Splits(*subsets(data, valid, seed)), get_y=LabelOf(store),
+        get_items=partial(_items, len(store)), splitter=partial(_splits, subsets(data, valid, seed)),
+        get_y=LabelOf(store),
         item_tfms=[augment, *listify(item_tfms)],
         batch_tfms=[*_as_float(listify(batch_tfms)),
                     NormalizePictures.from_stats(data.mean, data.std, cuda=False)])
@@ -147,6 +137,14 @@ def suggest_workers(device: torch.device) -> int:
     "Worker processes worth starting: none where the CPU itself trains, up to 8 beside a GPU"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 0 if device.type == "cpu" else max(1, min(8, cores - 1))
+
+
+def _items(n: int, _) -> np.ndarray:
+    "Every index of the store, whatever the source: it was read when the block was made"
+    return np.arange(n)
+
+
+def _splits(parts: tuple[np.ndarray, ...], _) -> list[list[int]]: return [part.tolist() for part in parts]
 
 
 def _as_float(tfms: list) -> list:

@@ -82,9 +82,8 @@ def _orthogonal(
     return product @ g
 
 
-TORCH = {n.lower(): getattr(torch.optim, n) for n in
-         ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta", "Adamax", "ASGD")}
-TORCH["muon"] = KernelMuon
+TORCH = {n.lower(): getattr(torch.optim, n) for n in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop",
+         "Adagrad", "Adadelta", "Adamax", "ASGD")} | {"muon": KernelMuon}
 FASTAI = {n: getattr(fastai.optimizer, f) for n, f in
           {"ranger": "ranger", "lamb": "Lamb", "larc": "Larc", "qhadam": "QHAdam"}.items()}
 OPTIMIZERS = (*TORCH, *FASTAI)

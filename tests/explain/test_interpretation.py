@@ -87,6 +87,7 @@ def test_confusion_and_report_are_fastais(interp, stock, capsys):
     assert clear(interp.preds)
     assert (interp.confusion_matrix() == stock.confusion_matrix()).all()
     assert interp.most_confused(2) == stock.most_confused(2) and len(interp.most_confused(2)) > 1
+    assert all(type(n) is int for *_, n in interp.most_confused()), "a notebook shows 1, not np.int64(1)"
     interp.print_classification_report()
     report = classification_report(interp.targs, interp.decoded, target_names=CLASSES, zero_division=0)
     assert capsys.readouterr().out == report + "\n"

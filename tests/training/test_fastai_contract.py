@@ -419,7 +419,7 @@ def interpretation_items(side): return len(interpretation(side).top_losses(3, it
 @row
 def interpretation_confusion_matrix(side): return interpretation(side).confusion_matrix()
 @row
-def interpretation_most_confused(side): return [str(o) for o in interpretation(side).most_confused()]
+def interpretation_most_confused(side): return interpretation(side).most_confused()
 
 
 @row
