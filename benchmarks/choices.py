@@ -7,12 +7,14 @@ types that fastai's loaders give. What buys less than 1 % of it is not kept.
 """
 from functools import partial
 
+import torch
 from fastai.learner import AvgMetric, Recorder
 from fastai.torch_core import TensorCategory, TensorImage
 
 from cifar_fastai import StopOnNonFinite, resnet18
 from cifar_fastai.loaders import augment
 from cifar_fastai.training.learner import ImageLearner
+from cifar_fastai.training.optimizers import KernelMuon
 
 from .harness import alternate, spread
 from .loader import crop_flip, cutout
@@ -35,6 +37,8 @@ def run(rounds: int = 9) -> str:
     lines += ["", "Albumentations' own calls, in % of the augmenter's time"]
     for name, tfms in (("policy", "pad_crop_flip_cutout"), ("a list", [*crop_flip(), cutout()])):
         lines.append(f"    {name:36}{augmenting(tfms, rounds)}")
+    lines += ["", "torch.optim.Muon's step of the kernels of resnet18, in % of KernelMuon's",
+              f"    {'':36}{muon(rounds)}"]
     return "\n".join(lines)
 
 
@@ -81,3 +85,12 @@ def augmenting(tfms, rounds: int) -> str:
         for image in pictures: ours(image)
     with augment.one_thread(): times = alternate({"bare": bare, "ours": own}, rounds)
     return spread(times, "bare", "ours")
+
+
+def muon(rounds: int) -> str:
+    kernels = [p for p in resnet18(10).parameters() if p.ndim == 4]
+    flat = [torch.nn.Parameter(p.detach().flatten(1)) for p in kernels]
+    for p in (*kernels, *flat): p.grad = torch.randn_like(p)
+    theirs = torch.optim.Muon(flat, lr=.1, weight_decay=0., momentum=.6, ns_steps=3)
+    times = alternate({"theirs": theirs.step, "ours": KernelMuon(kernels, lr=.1).step}, rounds)
+    return spread(times, "theirs", "ours")
