@@ -4,6 +4,7 @@ Imports nothing heavy, so that `--help` is there at once; fastai comes when a ru
 """
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,6 @@ from .errors import InputError, UnknownName, report_errors
 from .recipe import Recipe, flat
 
 __all__ = ["create_parser", "main", "parse", "refuse"]
-
 
 _FOLDER = {"nargs": "?", "const": "newest", "metavar": "FOLDER"}
 
@@ -90,8 +90,9 @@ def main(
         if args.summary:
             _summarise(recipe.but(**given), args.data)
             return
-        out, resume = _resumed(recipe, args)
-        _run(recipe.but(**_begun_with(recipe, changes, out, resume) | given), args, out, resume)
+        out, resume, kept, data = _of_first(lambda: _begun(recipe, changes, args), args.device)
+        args.data = args.data or data or "cifar10"
+        _run(recipe.but(**kept | given), args, out, resume)
 
 
 def _summarise(recipe: Recipe, data: str | None) -> None:
@@ -113,18 +114,13 @@ def _run(recipe: Recipe, args, out, resume: bool) -> None:
         raise InputError("both --seed and --seeds were given. Give one of them.")
     if args.seeds and args.resume == "newest" and args.out is None:
         raise InputError("--resume with --seeds takes the folder that holds them. Give it: --resume FOLDER.")
-    source = args.data or _begun_data(out, resume) or "cifar10"
-    _bring(source, recipe.size, args)
-    from .runs import train
+    _bring(args.data, recipe.size, args)
+    from .runs import train, train_seeds
     common = {"unverified": args.unverified, "workers": args.workers, "device": args.device,
               "split": args.data_split, "quiet": args.quiet, "scale_lr": args.scale_lr,
-              "compiled": args.compile,
-              "checkpoint_minutes": args.checkpoint_minutes}
-    if not args.seeds:
-        train(recipe, source, out, resume=resume, **common)
-        return
-    from .runs import train_seeds
-    train_seeds(recipe, source, args.seeds, out, resume=resume, **common)
+              "compiled": args.compile, "checkpoint_minutes": args.checkpoint_minutes}
+    if args.seeds: train_seeds(recipe, args.data, args.seeds, out, resume=resume, **common)
+    else: train(recipe, args.data, out, resume=resume, **common)
 
 
 def _bring(source: str, size: int, args) -> None:
@@ -151,17 +147,21 @@ def _resumed(recipe: Recipe, args) -> tuple[str | None, bool]:
     return str(folder), True
 
 
-def _begun_with(recipe: Recipe, flags, out, resume: bool) -> dict:
-    "What the flags of the run to resume were; a flag that is given again must say the same"
-    if not resume or not Path(out, "recipe.json").exists(): return {}
-    from .runs import saved_recipe
+def _begun(recipe: Recipe, flags, args) -> tuple[str | None, bool, dict, str | None]:
+    """The run folder; of a run to resume: that it is, what its flags were and where its data lies. A flag
+    that is given again must say the same"""
+    out, resume = _resumed(recipe, args)
+    if not resume or not Path(out, "recipe.json").exists(): return out, resume, {}, None
+    from .runs import begun, saved_recipe
     saved = saved_recipe(Path(out))
     known = flat(saved) | saved
-    return {k: known[k] for k in (*flags, "explain") if k in known and k != "lr.num_it"}    # `lr` has that
+    kept = {k: known[k] for k in (*flags, "explain") if k in known and k != "lr.num_it"}    # `lr` has that
+    return out, resume, kept, begun(Path(out)).get("data")
 
 
-def _begun_data(out, resume: bool) -> str | None:
-    "Where the data of the run to resume lies"
-    if not resume: return None
-    from .runs import begun
-    return begun(Path(out)).get("data")
+def _of_first(find: Callable, device: str | None):
+    "What `find()` gives the first of several processes: others may be on hosts without the run's folder"
+    if "WORLD_SIZE" not in os.environ: return find()
+    from .processes import agreed, join
+    join(device)
+    return agreed(find)

@@ -1,7 +1,9 @@
 """A recipe by several processes leaves the folder that one leaves; killed, it goes on, with fewer too."""
 import csv
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -86,11 +88,21 @@ def begin(processes: int, *flags, launcher="torch.distributed.run") -> subproces
                             env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def second_of(process: subprocess.Popen, folder: Path) -> int:
-    "The pid of the last process of a run that has saved its first checkpoint"
+def begin_host(rank: int, port: int, root: Path, *flags) -> subprocess.Popen:
+    "A launcher of one process, as on a host of its own: its own pictures, cache and working folder"
+    host = root / str(rank)
+    start = ["--nnodes", "2", "--node-rank", str(rank), "--nproc-per-node", "1", "--master-addr", "localhost",
+             "--master-port", str(port), str(SCRIPT)]
+    return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", *start, *map(str, flags)],
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=host,
+                            env=os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(host / "cache")})
+
+
+def second_of(process: subprocess.Popen, folder: Path, out: Path | None = None) -> int:
+    "The pid of the last process (of those told `out`) of a run that has saved its first checkpoint"
     deadline = time.monotonic() + 120
     while not list(folder.glob("checkpoints/epoch-*.json")) and time.monotonic() < deadline: time.sleep(.05)
-    found = subprocess.run(["pgrep", "-f", f"tiny.py.*--out {folder}"], capture_output=True, text=True)
+    found = subprocess.run(["pgrep", "-f", f"tiny.py.*--out {out or folder}"], capture_output=True, text=True)
     return max(int(pid) for pid in found.stdout.split() if int(pid) != process.pid)
 
 
@@ -151,6 +163,28 @@ def test_a_run_by_two_predicts_to_the_last_digit_what_one_does_that_accumulates_
     assert (folder / "predictions.csv").read_bytes() == (two[0] / "predictions.csv").read_bytes()
     own, weights = (load_file(f / "weights.safetensors") for f in (folder, two[0]))
     assert all((weights[name] == value).all() for name, value in own.items()), "gradients add up alike"
+
+
+@pytest.mark.slow
+def test_two_hosts_with_no_folder_in_common_end_in_the_bytes_of_two_processes_also_after_a_kill(
+        two, pictures, tmp_path):
+    first, second = (tmp_path / str(rank) for rank in (0, 1))
+    for host in (first, second): shutil.copytree(pictures, host / "pictures")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    hosts = [begin_host(rank, port, tmp_path, *common(host / "pictures", 32), "--out", host / "run")
+             for rank, host in enumerate((first, second))]
+    os.kill(second_of(hosts[1], first / "run", second / "run"), signal.SIGKILL)
+    for host in hosts:
+        text, _ = host.communicate(timeout=60)
+        assert host.returncode != 0, text
+    hosts = [begin_host(rank, port, tmp_path, "--resume", "run", "--data", "pictures") for rank in (0, 1)]
+    said = [end(host) for host in hosts]
+    assert "going on at epoch" in said[0] and "epoch" not in said[1]
+    assert verify_run(first / "run") == ([], []) and not (second / "run").exists()
+    for name in ("weights.safetensors", "predictions.csv"):
+        assert (first / "run" / name).read_bytes() == (two[0] / name).read_bytes()
 
 
 @pytest.mark.slow
