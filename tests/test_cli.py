@@ -11,7 +11,7 @@ from process import at, recipe as small, run, send
 
 from cifar_fastai import cli
 from cifar_fastai.checkpoints.stop_on_signal import Stopped
-from cifar_fastai.errors import InputError
+from cifar_fastai.errors import InputError, report_errors
 from cifar_fastai.loaders.workers import LoaderError
 from cifar_fastai.parts import LRFind
 from cifar_fastai.recipe import Recipe, flat
@@ -226,3 +226,17 @@ def test_debug_shows_the_traceback():
 
 def test_an_error_of_ours_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError), cli.report_errors(): 1 / 0   # noqa: B018
+
+
+@pytest.mark.parametrize("status, ranks, said", [
+    (2, {}, 1), (2, {"RANK": "1", "LOCAL_RANK": "1"}, 0), (2, {"RANK": "8", "LOCAL_RANK": "0"}, 1),
+    (143, {"RANK": "0", "LOCAL_RANK": "0"}, 1), (143, {"RANK": "8", "LOCAL_RANK": "0"}, 0),
+    (1, {"RANK": "9", "LOCAL_RANK": "1"}, 1)])
+def test_one_of_several_processes_says_what_all_would_say(status, ranks, said, monkeypatch, capsys):
+    "A wrong input is one machine's, a signal is the run's; what broke is said by the process that it broke in"
+    for name in ("RANK", "LOCAL_RANK"): monkeypatch.delenv(name, raising=False)
+    for name, value in ranks.items(): monkeypatch.setenv(name, value)
+    error = InputError("what was wrong")
+    error.exit_status = status
+    with pytest.raises(SystemExit, match=str(status)), report_errors(): raise error
+    assert capsys.readouterr().err == "cifar_fastai: what was wrong\n" * said
