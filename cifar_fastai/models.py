@@ -38,17 +38,19 @@ def _init(m: nn.Module):
 
 def _imagenet(name: str, n_out: int, n_in: int, norm: str) -> nn.Module:
     "torchvision's net with ImageNet's weights and a new head. It has its own stem, for larger pictures"
+    from torchvision import models  # not above: it takes 1.5 s
+    if not hasattr(models, name):
+        raise InputError(f"{name} has no pretrained weights. Give pretrained=False.")
     if (n_in, norm) != (3, "bn"):
         raise InputError(f"weights of ImageNet are for n_in=3 and norm='bn', not {n_in} and {norm!r}. "
                          "Give these, or pretrained=False.")
-    from torchvision import models
     net = getattr(models, name)(weights="DEFAULT")
     net.fc = nn.Linear(net.fc.in_features, n_out)
     return net
 
 
-def _resnet(name: str, block: str, depths: list[int], about: str) -> Callable[..., nn.Module]:
-    "torchvision's `ResNet` with a 3×3 stem of stride 1 and no max-pool: 32×32 pictures keep 32×32 places"
+def _named(name: str, build: Callable[..., nn.Module], about: str) -> Callable[..., nn.Module]:
+    "The function of this name, called as torchvision's are"
     def net(
         n_out: int = 10,      # classes
         n_in: int = 3,        # channels of a picture
@@ -56,38 +58,29 @@ def _resnet(name: str, block: str, depths: list[int], about: str) -> Callable[..
         pretrained: bool = False,   # ImageNet's weights, stem and all: asked for by fastai's `vision_learner`
     ) -> nn.Module:
         _check(n_out, n_in)
-        if pretrained: return _imagenet(name, n_out, n_in, norm)
-        from torchvision.models import resnet  # not above: it takes 1.5 s
-        net = resnet.ResNet(getattr(resnet, block), depths, num_classes=n_out, norm_layer=_norm(norm))
+        return _imagenet(name, n_out, n_in, norm) if pretrained else build(n_out, n_in, _norm(norm))
+    net.__name__ = net.__qualname__ = name
+    net.__doc__ = about
+    return net
+
+
+def _resnet(name: str, block: str, depths: list[int], about: str) -> Callable[..., nn.Module]:
+    "torchvision's `ResNet` with a 3×3 stem of stride 1 and no max-pool: 32×32 pictures keep 32×32 places"
+    def build(n_out: int, n_in: int, norm: Callable[[int], nn.Module]) -> nn.Module:
+        from torchvision.models import resnet
+        net = resnet.ResNet(getattr(resnet, block), depths, num_classes=n_out, norm_layer=norm)
         net.conv1 = nn.Conv2d(n_in, 64, 3, padding=1, bias=False)
         net.maxpool = nn.Identity()
         _init(net.conv1)
         return net
-    net.__name__ = net.__qualname__ = name
-    net.__doc__ = f"{about} parameters at 10 classes, CIFAR stem (He et al. 2016); layer4 is 4×4 at 32×32"
-    return net
+    about = f"{about} parameters at 10 classes, CIFAR stem (He et al. 2016); layer4 is 4×4 at 32×32"
+    return _named(name, build, about)
 
 
 resnet18  = _resnet("resnet18",  "BasicBlock", [2, 2, 2, 2],  "ResNet-18: 11,173,962")
 resnet34  = _resnet("resnet34",  "BasicBlock", [3, 4, 6, 3],  "ResNet-34: 21,282,122")
 resnet50  = _resnet("resnet50",  "Bottleneck", [3, 4, 6, 3],  "ResNet-50 (torchvision's v1.5): 23,520,842")
 resnet101 = _resnet("resnet101", "Bottleneck", [3, 4, 23, 3], "ResNet-101 (torchvision's v1.5): 42,512,970")
-
-
-def _from_scratch(name: str, kind: type[nn.Module], about: str) -> Callable[..., nn.Module]:
-    "A net that has no published weights, called as those that have"
-    def net(
-        n_out: int = 10,      # classes
-        n_in: int = 3,        # channels of a picture
-        norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
-        pretrained: bool = False,   # refused: there are no weights of it
-    ) -> nn.Module:
-        _check(n_out, n_in)
-        if pretrained: raise InputError(f"{name} has no pretrained weights. Give pretrained=False.")
-        return kind(n_out, n_in, _norm(norm))
-    net.__name__ = net.__qualname__ = name
-    net.__doc__ = about
-    return net
 
 
 class _Residual(nn.Sequential):
@@ -114,8 +107,8 @@ class _CustomResNet(nn.Module):
         return self.fc(torch.flatten(self.maxpool(x), 1))
 
 
-custom_resnet = _from_scratch("custom_resnet", _CustomResNet, "The 9-layer ResNet of DAWNBench (Page 2018, "
-                              "cifar10-fast), norm before each ReLU: 6,573,130 parameters")
+custom_resnet = _named("custom_resnet", _CustomResNet, "The 9-layer ResNet of DAWNBench (Page 2018, "
+                       "cifar10-fast), norm before each ReLU: 6,573,130 parameters")
 
 
 class _Airbench(nn.Module):
@@ -142,9 +135,9 @@ class _Airbench(nn.Module):
         return self.fc(torch.flatten(self.maxpool(x), 1))
 
 
-airbench = _from_scratch("airbench", _Airbench, "The 7-layer net of airbench94 (Jordan 2024), made for few "
-                         "epochs: 1,972,792 parameters. Its 2×2 stem is frozen, to be whitened, its other "
-                         "kernels begin as identities, its batch norms have no scale to learn")
+airbench = _named("airbench", _Airbench, "The 7-layer net of airbench94 (Jordan 2024), made for few epochs: "
+                  "1,972,792 parameters. Its 2×2 stem is frozen, to be whitened, its other kernels begin as "
+                  "identities, its batch norms have no scale to learn")
 
 
 MODELS = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101,
@@ -153,8 +146,7 @@ MODELS = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "res
 
 def zero_residuals(model: nn.Module) -> None:
     """Start every residual block as the identity: the last norm of its branch scales by 0 (Goyal et al.
-    2017).
-    Raises: InputError for a net without torchvision's blocks"""
+    2017). Raises: InputError for a net without torchvision's blocks"""
     from torchvision.models.resnet import BasicBlock, Bottleneck
     last = [m.bn2 if isinstance(m, BasicBlock) else m.bn3 for m in model.modules()
             if isinstance(m, (BasicBlock, Bottleneck))]

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .errors import InputError
 
-__all__ = ["agreed", "gathered", "highest", "join", "launched", "mean_over", "of_other_process", "rank",
-           "same_buffers", "summed", "world"]
+__all__ = ["agreed", "differs", "gathered", "highest", "join", "launched", "mean_over", "of_other_process",
+           "rank", "same_buffers", "summed", "world"]
 
 LIMIT = "CIFAR_FASTAI_WAIT"      # environment variable: seconds that a process waits for the others
 _talk = []                       # the group that speaks by the CPU, beside that of the GPUs
@@ -85,6 +85,11 @@ def agreed(f: Callable):
     error = InputError(failed[0])
     error.exit_status = failed[1]
     raise error
+
+
+def differs(value) -> bool:
+    "Whether a process has another `value` than the first one, as all are told"
+    return world() > 1 and highest(int(agreed(lambda: value) != value)) > 0
 
 
 def highest(value: int) -> int:

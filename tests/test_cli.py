@@ -233,7 +233,7 @@ def test_an_error_of_ours_keeps_its_traceback():
     (143, {"RANK": "0", "LOCAL_RANK": "0"}, 1), (143, {"RANK": "8", "LOCAL_RANK": "0"}, 0),
     (1, {"RANK": "9", "LOCAL_RANK": "1"}, 1)])
 def test_one_of_several_processes_says_what_all_would_say(status, ranks, said, monkeypatch, capsys):
-    "A wrong input is one machine's, a signal is the run's; what broke is said by the process that it broke in"
+    "A wrong input is one machine's, a signal is the run's; what broke is said where it broke"
     for name in ("RANK", "LOCAL_RANK"): monkeypatch.delenv(name, raising=False)
     for name, value in ranks.items(): monkeypatch.setenv(name, value)
     error = InputError("what was wrong")

@@ -18,7 +18,7 @@ from ..explain import GradCAMCallback, ImageInterpretation
 from ..files import read_json
 from ..loaders import cifar_dataloaders
 from ..parts import LRFind, OneCycle
-from ..processes import join, rank, world
+from ..processes import differs, join, rank, world
 from ..recipe import Recipe
 from ..training import ImageLearner, cifar_learner
 from ..tricks import Compiled, whiten_stem
@@ -70,6 +70,8 @@ def train(
         decided = decisions(recipe, writer.before, given)
         learn = learner_of(recipe, data, unverified=unverified, split=decided["data_split"], workers=workers,
                            device=device, precision=writer.before.get("precision"))
+        for kind, own in (("pictures", learn.dls.data.fingerprint), ("recipes", learn.recipe.fingerprint())):
+            if differs(own): raise InputError(f"the hosts have different {kind}. Give all of them the same.")
         writer.begin(learn, data, decided)
         maps = GradCAMCallback(recipe.explain.layer, every=recipe.explain.every, measure=False,
                                path=writer.folder / "figures" / "gradcam_epochs.png")

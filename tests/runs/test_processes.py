@@ -98,6 +98,15 @@ def begin_host(rank: int, port: int, root: Path, *flags) -> subprocess.Popen:
                             env=os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(host / "cache")})
 
 
+def two_hosts(pictures: Path, root: Path) -> tuple[int, Path, Path]:
+    "A free port, and a folder with the pictures for each host"
+    hosts = [root / str(rank) for rank in (0, 1)]
+    for host in hosts: shutil.copytree(pictures, host / "pictures")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1], *hosts
+
+
 def second_of(process: subprocess.Popen, folder: Path, out: Path | None = None) -> int:
     "The pid of the last process (of those told `out`) of a run that has saved its first checkpoint"
     deadline = time.monotonic() + 120
@@ -168,11 +177,7 @@ def test_a_run_by_two_predicts_to_the_last_digit_what_one_does_that_accumulates_
 @pytest.mark.slow
 def test_two_hosts_with_no_folder_in_common_end_in_the_bytes_of_two_processes_also_after_a_kill(
         two, pictures, tmp_path):
-    first, second = (tmp_path / str(rank) for rank in (0, 1))
-    for host in (first, second): shutil.copytree(pictures, host / "pictures")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port, first, second = two_hosts(pictures, tmp_path)
     hosts = [begin_host(rank, port, tmp_path, *common(host / "pictures", 32), "--out", host / "run")
              for rank, host in enumerate((first, second))]
     os.kill(second_of(hosts[1], first / "run", second / "run"), signal.SIGKILL)
@@ -185,6 +190,19 @@ def test_two_hosts_with_no_folder_in_common_end_in_the_bytes_of_two_processes_al
     assert verify_run(first / "run") == ([], []) and not (second / "run").exists()
     for name in ("weights.safetensors", "predictions.csv"):
         assert (first / "run" / name).read_bytes() == (two[0] / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_hosts_with_different_pictures_are_refused(pictures, tmp_path):
+    port, first, second = two_hosts(pictures, tmp_path)
+    moved = next((second / "pictures/train/cat").iterdir())
+    moved.rename(second / "pictures/train/dog" / moved.name)
+    hosts = [begin_host(rank, port, tmp_path, *common(host / "pictures", 32), "--out", host / "run")
+             for rank, host in enumerate((first, second))]
+    for host in hosts:
+        text, _ = host.communicate(timeout=120)
+        assert host.returncode != 0 and text.count("the hosts have different pictures. Give all") == 1, text
+    assert not (first / "run").exists()
 
 
 @pytest.mark.slow
