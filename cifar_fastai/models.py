@@ -140,8 +140,7 @@ airbench = _named("airbench", _Airbench, "The 7-layer net of airbench94 (Jordan 
                   "identities, its batch norms have no scale to learn")
 
 
-MODELS = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101,
-          "custom_resnet": custom_resnet, "airbench": airbench}
+MODELS = {f.__name__: f for f in (resnet18, resnet34, resnet50, resnet101, custom_resnet, airbench)}
 
 
 def zero_residuals(model: nn.Module) -> None:
@@ -198,8 +197,7 @@ def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
 
 def head_of(model: nn.Module) -> list[nn.Parameter]:
     "The parameters of the last linear layer, if there is one"
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    return list(layers[-1].parameters()) if layers else []
+    return [[], *(list(m.parameters()) for m in model.modules() if isinstance(m, nn.Linear))][-1]
 
 
 COLUMNS = ("input_size", "output_size", "num_params", "params_percent", "kernel_size", "mult_adds")

@@ -18,7 +18,6 @@ __all__ = ["is_picture", "is_unread", "is_zip", "open_tree"]
 HIDDEN = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found", "icon\r"}
 NOT_READ = {".heic", ".heif", ".svg", ".psd", ".jxl", ".raw", ".dng", ".cr2", ".nef", ".eps", ".jxr", ".exr"}
 MOST = 100_000_000   # bytes a member of a .zip may have: a picture or a table
-Tree = dict          # name → Tree for a folder, (size, time or checksum) for a file
 
 
 def open_tree(path: str | Path) -> "FolderTree | ZipTree":   # to be used by `with`
@@ -62,7 +61,7 @@ class FolderTree:
 
 
 def _walk(folder, above):
-    "`Tree` of what lies in `folder`; `above`: the folders that it lies in"
+    "name → such a dict for a folder in `folder`, (size, time) for a file; `above`: where `folder` lies"
     here = os.stat(folder)
     above = (*above, (here.st_dev, here.st_ino))
     if above[-1] in above[:-1]: raise InputError(f"{folder} links to a folder around it. Remove the link.")

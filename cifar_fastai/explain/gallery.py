@@ -131,8 +131,8 @@ class Gallery:
         "Misclassified pictures: both classes with their probabilities"
         idx = self.misclassified(n, by).tolist()
         if not idx: return show_message(self._no_mistakes())
-        tiles = [self._tile(i, p, loss=False) for i, p in zip(idx, self.pictures(idx))]
-        return show_tiles([[t] for t in tiles], **kwargs)
+        groups = [[self._tile(i, p, loss=False)] for i, p in zip(idx, self.pictures(idx))]
+        return show_tiles(groups, **kwargs)
 
     def plot_gradcam(
         self,
@@ -148,9 +148,13 @@ class Gallery:
         caption: str = "",                                  # small print below
         **kwargs,                                           # for the grid: nrows, ncols, figsize, title
     ) -> Figure:
-        """Misclassified pictures beside the Grad-CAM maps of the predicted and of the true class. The maps of
-        one picture share a scale: a faint one has little to say beside the strong one"""
-        idx = self._known(k) if hasattr(k, "__iter__") else self.misclassified(k).tolist()
+        """Misclassified pictures, or where none is those with the largest losses, beside the Grad-CAM maps of
+        predicted and true class. The maps of one picture share a scale: a faint one has little to say"""
+        asked = hasattr(k, "__iter__")
+        idx = self._known(k) if asked else self.misclassified(k).tolist()
+        if not (idx or asked):
+            idx, target = self.top_losses(k)[1].tolist(), "pred"
+            caption = f"{self._no_mistakes()} These have the largest losses.\n{caption}".rstrip()
         if not idx: return show_message(self._no_mistakes())
         groups = [[self._tile(i, p)] for i, p in zip(idx, self.pictures(idx))]
         targets = [target] if isinstance(target, (str, int)) else list(target)

@@ -125,8 +125,20 @@ def test_surest_mistakes_are_not_the_worst_losses(learn):
 def test_a_model_without_mistakes_has_none_and_says_so(learn):
     interp = said([.9, .1, 0., 0.], [0., 1., 0., 0.], targs=[0, 1], learn=learn)
     assert interp.misclassified(5).tolist() == [] and interp.most_confused() == [] and interp.accuracy == 1
-    for fig in (interp.plot_misclassified(), interp.plot_gradcam()):
+    for fig in (interp.plot_misclassified(), interp.plot_gradcam([])):
         assert fig.axes[0].texts[0].get_text() == "No mistakes: all 2 pictures are classified correctly."
+
+
+def test_without_mistakes_maps_are_of_the_largest_losses(learn):
+    interp = said([.9, .1, 0., 0.], [.3, .7, 0., 0.], [.2, .8, 0., 0.], targs=[0, 1, 1], learn=learn)
+    fig = interp.plot_gradcam(2, "layer3", caption="of a net")
+    titles = [ax.get_title() for ax in fig.axes if ax.get_title()]
+    worst = [f"pred {interp.predicted_label(i)}" for i in (1, 2)]
+    assert [t for t in titles if t.startswith("pred")] == worst
+    assert sum(t.startswith("why") for t in titles) == 2 and not any(t.startswith("where") for t in titles)
+    said_below = " ".join(t.get_text() for t in fig.texts)
+    assert "all 3 pictures are classified correctly. These have the largest losses" in said_below
+    assert "of a net" in said_below
 
 
 def test_a_class_without_pictures_has_no_figures_but_breaks_none(learn, capsys):

@@ -271,8 +271,11 @@ def test_no_mistake_at_all_is_a_page_too(browser, learnable, tmp_path):
     write(learnable, tmp_path, right=True)
     page = open_new(browser, tmp_path)
     assert "No mistakes" in page.locator("#explorer").inner_text() and counted(page) == 0
-    page.check("#f-right")
-    assert len(tiles(page)) == 48
+    assert len(tiles(page)) == 48 and page.is_checked("#f-right"), "the right ones with the largest loss"
+    page.uncheck("#f-right")
+    assert tiles(page) == []
+    page.click("#f-clear")
+    assert len(tiles(page)) == 48 and "#" not in page.url
     page.close()
 
 

@@ -64,6 +64,7 @@
     const q = new URLSearchParams();
     for (const [k, v] of Object.entries(state)) {
       if (v === "" || v === false || v === null || (k === "o" && v === "loss")) continue;
+      if (k === "r" && !data.mistakes) continue;               // nothing else is there to be shown
       if ((k === "l" || k === "c") && state.i === null) continue;
       q.set(k, v === true ? 1 : v);
     }
@@ -74,7 +75,7 @@
     if (location.hash && !location.hash.includes("=")) return false;     // a place on the page
     const q = new URLSearchParams(location.hash.slice(1)), known = v => v in names ? v : "";
     Object.assign(state, { t: known(q.get("t") ?? ""), p: known(q.get("p") ?? ""), o: q.get("o") || "loss",
-      r: q.has("r"), m: q.has("m"), i: q.has("i") ? +q.get("i") : null, l: +(q.get("l") || 0),
+      r: q.has("r") || !data.mistakes, m: q.has("m"), i: q.has("i") ? +q.get("i") : null, l: +(q.get("l") || 0),
       c: q.get("c") === "true" ? "true" : "predicted" });
     if (!placeOf.has(state.i)) state.i = null;
     return true;
@@ -259,7 +260,7 @@
   $("f-order").addEventListener("change", e => choose({ o: e.target.value }));
   $("f-right").addEventListener("change", e => choose({ r: e.target.checked }));
   $("f-marked").addEventListener("change", e => choose({ m: e.target.checked }));
-  $("f-clear").addEventListener("click", () => choose({ t: "", p: "", o: "loss", r: false, m: false }));
+  $("f-clear").addEventListener("click", () => choose({ t: "", p: "", o: "loss", r: !data.mistakes, m: false }));
   $("more").addEventListener("click", () => { limit += 2 * FIRST; show(); });
   $("export").disabled = !marks.size;
   $("export").addEventListener("click", () => {
