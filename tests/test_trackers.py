@@ -2,6 +2,7 @@
 import csv
 import re
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,10 @@ def test_trackio_has_every_epoch_of_the_history(run_lines):
 def test_wandb_has_every_epoch_of_the_history(run_lines):
     run, rows = run_lines("wandb")
     path, = Path("wandb").glob("offline-run-*/*.wandb")
-    kept = path.read_bytes()                     # records of JSON, one after the other
-    for value in [v for row in rows for v in row.values()] + [run.accuracy]:
+    values, deadline = [*(v for row in rows for v in row.values()), run.accuracy], time.monotonic() + 30
+    while True:                                  # a process of wandb's own writes it
+        kept = path.read_bytes()                 # records of JSON, one after the other
+        if all(repr(v).encode() in kept for v in values) or time.monotonic() > deadline: break
+        time.sleep(.1)
+    for value in values:
         assert repr(value).encode() in kept and repr(value + 1e-6).encode() not in kept, value
