@@ -66,11 +66,9 @@ class KernelMuon(torch.optim.Optimizer):
         return state["momentum_buffer"]
 
 
-def _orthogonal(
-    g: Tensor,    # matrix
-    steps: int,
-) -> Tensor:      # `g` with singular values near one, by torch's Newton-Schulz polynomial of fifth degree
-    "X ← (a + bA + cA²)X with A = XXᵀ. All factors are polynomials of A: only small matrices are multiplied"
+def _orthogonal(g: Tensor, steps: int) -> Tensor:
+    """The matrix `g` with singular values near one, by `torch.optim.Muon`'s X ← (a + bA + cA²)X, A = XXᵀ. All
+    factors are polynomials of A, so that only small matrices are multiplied until the end"""
     if len(g) > g.shape[1]: return _orthogonal(g.T, steps).T
     g = g / g.norm().clamp_min(1e-7)
     gram = g @ g.T
