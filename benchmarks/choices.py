@@ -37,8 +37,8 @@ def run(rounds: int = 9) -> str:
     lines += ["", "Albumentations' own calls, in % of the augmenter's time"]
     for name, tfms in (("policy", "pad_crop_flip_cutout"), ("a list", [*crop_flip(), cutout()])):
         lines.append(f"    {name:36}{augmenting(tfms, rounds)}")
-    lines += ["", "torch.optim.Muon's step of the kernels of resnet18, in % of KernelMuon's",
-              f"    {'':36}{muon(rounds)}"]
+    lines += ["", "Muon's step of the kernels of resnet18, in % of KernelMuon's time",
+              f"    {'torch.optim.Muon':36}{muon(rounds)}"]
     return "\n".join(lines)
 
 

@@ -42,8 +42,9 @@ class report_errors:
     def __exit__(self, kind, error, trace):
         if self.debug or error is None: return False
         if isinstance(error, InputError):
-            same = {2: "LOCAL_RANK", 130: "RANK", 143: "RANK"}.get(error.exit_status, "")  # said by its first
-            if os.environ.get(same, "0") == "0": print(f"cifar_fastai: {error}", file=sys.stderr)
+            # a machine has one input and a run one signal: the first process of either speaks for all
+            rank = {2: "LOCAL_RANK", 130: "RANK", 143: "RANK"}.get(error.exit_status, "")
+            if os.environ.get(rank, "0") == "0": print(f"cifar_fastai: {error}", file=sys.stderr)
             raise SystemExit(error.exit_status) from None
         if isinstance(error, KeyboardInterrupt):
             print("cifar_fastai: stopped by Ctrl-C", file=sys.stderr)

@@ -197,7 +197,8 @@ def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
 
 def head_of(model: nn.Module) -> list[nn.Parameter]:
     "The parameters of the last linear layer, if there is one"
-    return [[], *(list(m.parameters()) for m in model.modules() if isinstance(m, nn.Linear))][-1]
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    return list(layers[-1].parameters()) if layers else []
 
 
 COLUMNS = ("input_size", "output_size", "num_params", "params_percent", "kernel_size", "mult_adds")

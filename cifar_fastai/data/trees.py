@@ -61,7 +61,7 @@ class FolderTree:
 
 
 def _walk(folder, above):
-    "name → such a dict for a folder in `folder`, (size, time) for a file; `above`: where `folder` lies"
+    "name → a folder's own names, a file's (size, time); `above`: the folders that `folder` lies in"
     here = os.stat(folder)
     above = (*above, (here.st_dev, here.st_ino))
     if above[-1] in above[:-1]: raise InputError(f"{folder} links to a folder around it. Remove the link.")
