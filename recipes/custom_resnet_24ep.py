@@ -10,7 +10,7 @@ Changed:
 - the rate is found on the training loss; it ran 480 passes over the test set to choose it.
 - a holdout may be kept (`--valid holdout`).
 
-`--norm gn` is the task it did not do, no batch norm at all: GroupNorm(1, C), a layer norm, in all nine
+`--norm gn` is the task it did not do, no batch norm at all: GroupNorm(1, C), a layer norm, in all eight
 places. It could only exchange some."""
 from cifar_fastai import Recipe, cli, policy
 from cifar_fastai.parts import Explain, Loss, LRFind, OneCycle, Optimizer, Regularise

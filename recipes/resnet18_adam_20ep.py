@@ -9,7 +9,7 @@ Changed:
 - one mean and std for training, test and what is shown, of the training pictures alone; it used three.
 - the rate is half of where the range test's loss is lowest, or less after a short warm-up, not the steepest
   place of a noisy curve.
-- Grad-CAM shows the class said beside the true one, in the right colours."""
+- Grad-CAM shows the predicted class beside the true one, in the right colours."""
 from cifar_fastai import Recipe, cli, policy
 from cifar_fastai.parts import Explain, Loss, LRFind, OneCycle, Optimizer
 

@@ -1,6 +1,6 @@
 """ResNet-34, 20 epochs, one-cycle Nesterov SGD: resnet18_20ep with a deeper net and torch's own optimiser.
 
-Three of the five predecessors (A, C, D) ship a ResNet-34 and never trained it."""
+Four of the five predecessors (A, C, D, E) ship a ResNet-34 and never trained it."""
 from cifar_fastai import cli
 from cifar_fastai.parts import Optimizer
 
