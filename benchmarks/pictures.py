@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_fastai.data.image_data import ImageData
-from cifar_fastai.data.sources import load_data, statistics
+from cifar_fastai.data.image_data import ImageData, statistics
+from cifar_fastai.data.sources import load_data
 
 __all__ = ["coloured", "write_folder"]
 

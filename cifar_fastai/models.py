@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from .errors import InputError, UnknownName
 
-__all__ = ["MODELS", "NORMS", "airbench", "create_model", "custom_resnet", "head_of", "layer_groups",
-           "model_summary", "resnet101", "resnet18", "resnet34", "resnet50", "unused_weights",
+__all__ = ["MODELS", "NORMS", "airbench", "create_model", "custom_resnet", "head_of", "last_linear",
+           "layer_groups", "model_summary", "resnet101", "resnet18", "resnet34", "resnet50", "unused_weights",
            "zero_residuals"]
 
 NORMS = {"bn": nn.BatchNorm2d, "gn": partial(nn.GroupNorm, 1)}   # GroupNorm(1, C): LayerNorm over (C, H, W)
@@ -195,10 +195,15 @@ def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
     return [[p for p in model.parameters() if p.requires_grad]]
 
 
+def last_linear(model: nn.Module) -> nn.Linear | None:
+    "The linear layer that gives the logits; its inputs are the features"
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    return layers[-1] if layers else None
+
+
 def head_of(model: nn.Module) -> list[nn.Parameter]:
     "The parameters of the last linear layer, if there is one"
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    return list(layers[-1].parameters()) if layers else []
+    return list(last.parameters()) if (last := last_linear(model)) else []
 
 
 COLUMNS = ("input_size", "output_size", "num_params", "params_percent", "kernel_size", "mult_adds")

@@ -9,6 +9,6 @@ stop_on_nonfinite and stop_on_signal.
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={   # `store` needs no fastai
-    "checkpoint": ["Checkpoint"], "learner_state": ["generators", "restore_generators"],
-    "stop_on_nonfinite": ["StopOnNonFinite"], "stop_on_signal": ["StopOnSignal", "Stopped"],
+    "checkpoint": ["Checkpoint"], "stop_on_nonfinite": ["StopOnNonFinite"],
+    "stop_on_signal": ["StopOnSignal", "Stopped"],
     "store": ["CheckpointError", "CheckpointStore", "differences", "verified"]})

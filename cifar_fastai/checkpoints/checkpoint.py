@@ -95,7 +95,8 @@ class Checkpoint(StopFit):
         events of the epochs it skips, which breaks `Recorder`, `CSVLogger` and `SaveModelCallback`"""
         if self.learn is learn and event_type == "epoch":
             if learn.epoch < start: return
-            restore_generators(learn, state["epoch generators"])
+            restore_generators(learn, now := state["epoch generators"])
+            if now.get("epoch") is not None: learn.dls.train.set_epoch(now["epoch"])
         if self.learn is not learn or event_type == "train":
             del learn._with_events
             if self.learn is learn and state["batch"]: f = partial(self._rest_of_epoch, state)

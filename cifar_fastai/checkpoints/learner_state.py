@@ -6,6 +6,7 @@
 import hashlib
 import logging
 import random
+import warnings
 
 import numpy as np
 import torch
@@ -86,7 +87,16 @@ def _remember(cb) -> dict:
     "A callback's own state; asked of its class, since an instance also answers with the model's `state_dict`"
     if hasattr(type(cb), "state_dict"): return cb.state_dict()
     if hasattr(type(cb), "fetch"): cb.fetch()             # losses that are still on the device
-    return {k: _packed(v) for k, v in vars(cb).items() if k in MEMORY}
+    return _savable(cb.name, {k: _packed(v) for k, v in vars(cb).items() if k in MEMORY})
+
+
+def _savable(name: str, values: dict) -> dict:
+    "Without what no checkpoint takes: a callback of somebody else may have anything under these names"
+    found = {}
+    for k, v in values.items():
+        try: found[k] = plain_values(v, f"{name}.{k}")
+        except TypeError as error: warnings.warn(f"{error}: a resumed fit begins without it", stacklevel=2)
+    return found
 
 
 def _recall(cb, memory: dict) -> None:
@@ -126,7 +136,8 @@ def generators(learn) -> dict:
     return plain_values({
         "torch": torch.get_rng_state(), "python": random.getstate(), "numpy": np.random.get_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "loader": loader.getstate() if isinstance(loader, random.Random) else None})
+        "loader": loader.getstate() if isinstance(loader, random.Random) else None,
+        "epoch": getattr(learn.dls.train, "epoch", None)})
 
 
 def restore_generators(learn, state: dict) -> None:
@@ -159,6 +170,7 @@ def run_fields(learn) -> dict:
 def fit_fields(learn) -> dict:
     "What one fit must share: its length and its schedule, sampled at eleven points; JSON values"
     schedules = [cb.scheds for cb in learn.cbs if isinstance(cb, ParamScheduler)]
+    rules = {k: v for cb in learn.cbs if hasattr(type(cb), "rule") for k, v in cb.rule().items()}
     sampled = {k: [np.ravel(f(i / 10)).tolist() for i in range(11)] for s in schedules for k, f in s.items()}
     hypers = {k: [float(h[k]) for h in learn.opt.hypers] for k in ("lr", "wd") if k in learn.opt.hypers[0]}
-    return {"epochs": learn.n_epoch, "batches": len(learn.dls.train), "schedule": hypers | sampled}
+    return {"epochs": learn.n_epoch, "batches": len(learn.dls.train), "schedule": hypers | sampled} | rules

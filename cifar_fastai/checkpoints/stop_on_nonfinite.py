@@ -66,11 +66,15 @@ class StopOnNonFinite(StopFit):
         self.averages = list(model.buffers())             # a forward pass alone spoils these
         self.watched = running_averages(model)
         self.averages_before, self.kept = _copies(self.averages), _copies(self.moving + self.averages)
-        self.asked = None
+        self.asked, self.waiting = None, False            # `waiting`: gradients, for a later batch's step
 
-    def before_batch(self): _copy(self.averages_before, self.averages)
+    def before_batch(self):
+        if not self.waiting: _copy(self.averages_before, self.averages)
+
+    def after_cancel_batch(self): self.waiting = True
 
     def before_step(self):
+        self.waiting = False
         grads = [p.grad for group in self.opt.param_lists for p in group if p.grad is not None]
         norm = get_total_norm([*grads, *self.watched]).float()
         answer = torch.stack([self.learn.loss.detach().as_subclass(torch.Tensor).float(), norm])

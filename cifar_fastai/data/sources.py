@@ -26,26 +26,14 @@ from ..files import alone
 from ..machine import cache_dir
 from .archives import KINDS, official_in, read_official
 from .folders import read_folder
-from .image_data import (
-    ImageData,
-    content_keys,
-    describe_arrays,
-    described_fields,
-    shared_pictures,
-    split_off,
-    statistics,
-)
+from .image_data import ImageData, describe_arrays, described_fields, split_off
 from .pictures import read_picture
 from .trees import is_zip
 
-__all__ = ["NAMES", "already_here", "content_keys", "fetch", "load_data", "places", "read_picture",
-           "shared_pictures", "statistics"]
+__all__ = ["NAMES", "already_here", "fetch", "load_data", "places", "read_picture"]
 
 log = logging.getLogger("cifar_fastai")
 NAMES = ("cifar10", "cifar100", "digits")
-
-
-# ---------------------------------------------------------------- describing pictures
 
 
 # ---------------------------------------------------------------- sources
@@ -113,12 +101,22 @@ def _from_path(path, size, unverified, name="", split=None, seed=0):
     found = official_in(path, name) if loose else [] if path.is_dir() or is_zip(path) else [path]
     if not found: return _from_folder(path, size, name, split, seed)
     if split is not None: raise _has_its_own(found[0])
-    got = read_official(found[0], unverified)
+    if loose and not name and len({k.name for k in KINDS if official_in(path, k.name)}) > 1:
+        raise InputError(f"{path} holds CIFAR-10 and CIFAR-100. Give the archive or the folder of one.")
+    at, got = _first_whole(found, unverified)
     if name not in ("", got.kind.name):
-        raise InputError(f"{found[0]} holds {got.kind.name}, not {name}. Check the path.")
+        raise InputError(f"{at} holds {got.kind.name}, not {name}. Check the path.")
     x_train, x_test = (_resized(x, size) for x in (got.x_train, got.x_test))
-    title = f"{found[0].name} (unverified)" if unverified else got.kind.name
+    title = f"{at.name} (unverified)" if unverified else got.kind.name
     return _build((x_train, got.y_train, x_test, got.y_test), got.classes, title)
+
+
+def _first_whole(found: list, unverified: bool) -> tuple:
+    "The first of several copies that can be read, and what it holds. Raises: InputError where none can"
+    for path in found[:-1]:
+        try: return path, read_official(path, unverified)
+        except InputError as e: log.warning("passed over: %s", e)
+    return found[-1], read_official(found[-1], unverified)
 
 
 def _from_folder(path, size, name, split, seed):
@@ -212,7 +210,7 @@ def _is_whole(folder):
 
 def fetch(
     name: str,     # "cifar10" or "cifar100"
-) -> Path:         # the archive, its MD5 checked, in `data.folders.cache_dir`
+) -> Path:         # the archive, its MD5 checked, in `machine.cache_dir`
     "Download the official archive by torchvision. Raises `InputError` within 10 s where there is no network"
     kind, folder = next(k for k in KINDS if k.name == name), cache_dir()
     if folder is None: raise InputError("there is no home folder to keep it in (set XDG_CACHE_HOME)")

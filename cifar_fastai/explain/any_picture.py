@@ -3,8 +3,6 @@
     fig, cam = learn.gradcam("cat.png", layer="layer3")       # any fastai Learner that classifies pictures
     fig, cam = gradcam_of(learn, [3, 14, 15], target="dog")   # the same as a function
 """
-from collections.abc import Iterator
-from contextlib import contextmanager
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
@@ -19,10 +17,10 @@ from fastcore.basics import patch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..checkpoints import generators, restore_generators
 from ..errors import InputError, UnknownName
 from ..gradcam import CamOutput, cam_of
 from ..plots import BAD, GOOD, Tile, short
+from ..training import same_draws
 from .gallery import add_maps, label_text, show_groups
 from .predict import batch_of, clean_dl, decode_pictures
 
@@ -46,21 +44,13 @@ class Explained(NamedTuple):
     def __repr__(self): return f"Explained(figure, cam of {len(self.cam.logits)} pictures)"
 
 
-@contextmanager
-def _same_draws(learn) -> Iterator[None]:
-    "A look at some pictures moves no random generator: fastai's loaders draw when they are made"
-    before = generators(learn)
-    try: yield
-    finally: restore_generators(learn, before)
-
-
 def choose(
     learn,       # a Learner
     items,       # positions in the validation set; or paths, folders, arrays, PIL pictures …; one or a list
 ) -> Chosen:
     "Those pictures through the validation set's transforms. Raises `InputError` for what is not there"
     items = _list_of(items)
-    with _same_draws(learn):
+    with same_draws(learn):             # fastai's loaders draw when they are made
         if not all(isinstance(o, Integral) for o in items): return _of_pictures(learn, items)
         dl, n = clean_dl(learn), len(learn.dls.valid.dataset)
         for i in items:

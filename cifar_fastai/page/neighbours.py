@@ -13,22 +13,17 @@ from fastai.callback.core import Callback
 from fastai.torch_core import get_model
 from torch import Tensor, nn
 
+from ..models import last_linear
 from ..processes import summed, world
 from ..training import fitting, precision_of
 
 __all__ = ["FeatureRecorder", "features_of", "nearest"]
 
 
-def last_layer(model: nn.Module) -> nn.Linear | None:
-    "The linear layer that gives the logits; its inputs are the features"
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    return layers[-1] if layers else None
-
-
 @contextmanager
 def _watched(model: nn.Module):
     "The list into which each forward pass puts its features"
-    kept, layer = [], last_layer(model)
+    kept, layer = [], last_linear(model)
     hook = layer and layer.register_forward_pre_hook(lambda m, args: kept.append(args[0].detach().half()))
     try: yield kept
     finally:
@@ -48,7 +43,7 @@ class FeatureRecorder(Callback):
     def before_train(self):
         "In the last epoch of a loader that tells its order"
         last = fitting(self.learn) and self.epoch == self.n_epoch - 1
-        if not last or not hasattr(self.dl, "get_idxs"): return
+        if not last or not hasattr(self.dl, "places"): return
         self.places = np.asarray(self.dl.get_idxs())
         self.watch = _watched(get_model(self.learn.model))
         self.kept = self.watch.__enter__()
@@ -59,8 +54,7 @@ class FeatureRecorder(Callback):
         self.kept.clear()
         if self.features is None:
             self.features = found.new_zeros(len(self.dl.dataset), found.shape[1])
-        start = self.dl.places(self.iter)[0] if hasattr(self.dl, "places") else self.iter * self.dl.bs
-        at = self.places[start:][:len(found)]
+        at = self.places[self.dl.places(self.iter)[0]:][:len(found)]
         self.features[torch.as_tensor(at, device=found.device)] = found
 
     def after_train(self):

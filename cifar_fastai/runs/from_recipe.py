@@ -117,7 +117,8 @@ def suggestions_of(recipe: Recipe) -> list:
 def choose_rate(recipe: Recipe, learn: ImageLearner, rates) -> float:
     """The rate to train with, of those that `learn.lr_find` has just suggested: by the recipe's rule, or a
     careful one where the loss did not fall. Says so in the log"""
-    test, did_fall, steps = recipe.lr, learn.recorder.loss_fell, len(learn.dls.train)
+    test, did_fall = recipe.lr, learn.recorder.loss_fell
+    steps = len(learn.dls.train) / recipe.opt.accumulate
     taken = plausible_rate(rates, test.rule, test.start_lr) if did_fall else fallback_rate(recipe.opt.name)
     whose = {"train": "training", "holdout": "holdout"}[test.on]
     log.info("rate        %s, from the %s loss alone", explain_rate(rates, test.rule, taken, did_fall), whose)

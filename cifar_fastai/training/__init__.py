@@ -17,6 +17,7 @@ from .lr_finder import (
     peak,
     peak_factor,
     plausible_rate,
+    same_draws,
     slide,
     steep,
     valley,
@@ -30,4 +31,4 @@ from .schedules import create_schedule
 __all__ = ["BACKWARD", "ImageLearner", "KeepBest", "Precision", "RunDisplay", "SLIDE_NEEDS", "SUGGESTIONS",
            "cifar_learner", "create_schedule", "epoch_row", "explain_rate", "fallback_rate", "fitting",
            "inside_fit", "minimum", "optimizer", "peak", "peak_factor", "plausible_rate", "precision_of",
-           "slide", "steep", "valley"]
+           "same_draws", "slide", "steep", "valley"]

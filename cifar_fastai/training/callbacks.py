@@ -79,10 +79,15 @@ def _restore(states: list[tuple]) -> None:
         vars(o).update(state)
 
 
+def metric_names(recorder) -> list[str]:
+    "Of the losses, and of every metric that the Learner was asked for"
+    return [n for n in recorder.metric_names[1:] if n != "time"]
+
+
 def epoch_row(recorder) -> dict:
     """The epoch's losses and metrics by name; empty where a loop that was called within the epoch has emptied
     the Recorder, as on a stock Learner"""
-    names = [n for n in recorder.metric_names[1:] if n != "time"]
+    names = metric_names(recorder)
     values = [v for v in recorder.log[1:] if not (isinstance(v, str) and TIME.fullmatch(v))]
     return dict(zip(names, values)) if len(values) == len(names) else {}
 
@@ -153,9 +158,7 @@ class EpochTable(Callback):
                         f"{rate:.2g}", time)
 
     @property
-    def _names(self) -> list[str]:
-        "Of the losses, and of every metric that the Learner was asked for"
-        return [n for n in self.recorder.metric_names[1:] if n != "time"]
+    def _names(self) -> list[str]: return metric_names(self.recorder)
 
     def _write_row(self, epoch, cells, rate, time):
         widths = [max(len(n), 10 if n.endswith("loss") else 8) for n in self._names]

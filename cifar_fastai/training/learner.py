@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from fastai.callback import hook  # noqa: F401  (patches `summary` into Learner)
 from fastai.callback.core import TrainEvalCallback, _inner_loop
+from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 from fastai.metrics import accuracy
@@ -62,6 +63,10 @@ class ImageLearner(Learner):
     def remove_cb(self, cb):
         self._listeners = None
         return super().remove_cb(cb)
+
+    def to_fp32(self): return self.remove_cb(Precision).remove_cb(MixedPrecision)
+    def to_fp16(self, **kwargs): return Learner.to_fp16(self.remove_cb(Precision), **kwargs)
+    def to_bf16(self, **kwargs): return Learner.to_bf16(self.remove_cb(Precision), **kwargs)
 
     @property
     def metrics(self): return self._metrics
@@ -134,6 +139,7 @@ class ImageLearner(Learner):
             biases = [p for n, p in self.model.named_parameters() if n.endswith("bias") and id(p) not in own]
             apart.append((biases, self.bias_lr, 1 / self.bias_lr if self.wd_bn_bias else 0.0))
         if self.head_lr != 1: apart.append((head, self.head_lr, 1 / self.head_lr))
+        if self.head_lr != 1 and not self.wd_bn_bias: apart.append((head[1:], self.head_lr, 0.0))
         if apart and not isinstance(self.opt, TorchOptimizer):
             raise InputError("wd_norm_bias=False, bias_lr and head_lr do nothing to fastai's optimisers. "
                              "Give one by name, or as `training.optimizers.TorchOptimizer`.")
@@ -232,26 +238,29 @@ def cifar_learner(
     if smoothing is None: smoothing = Loss.smoothing if loss_func in (None, "ce") else 0.0
     loss, opt_func = create_loss(loss_func, smoothing), optimizer(opt, mom)
     device = torch.device(dls.device or "cpu")
-    model = _model(arch, _classes(dls, n_out), norm, zero_residual, seed).to(
+    if n_out is not None: _check_head(n_out, len(dls.vocab))
+    model = _model(arch, len(dls.vocab), norm, zero_residual, seed).to(
         device, memory_format=torch.channels_last)
     precision = choose_precision(precision, device)
     defaults = [TrainEvalCallback, DeviceRecorder(), WatchProgress, EpochTable, EpochSeed(seed)]
     if precision != "fp32": defaults.append(Precision(precision))
     learn = ImageLearner(dls, model, loss, lr=lr, opt_func=opt_func, wd_bn_bias=wd_norm_bias,
-                         moms=(mom, mom, mom), metrics=metrics, cbs=[*defaults, *listify(cbs)],
-                         default_cbs=False, **{"wd": wd, "splitter": layer_groups} | kwargs)
+                         metrics=metrics, cbs=[*defaults, *listify(cbs)], default_cbs=False,
+                         **{"wd": wd, "moms": (mom, mom, mom), "splitter": layer_groups} | kwargs)
     learn.precision_name, learn.bias_lr, learn.head_lr = precision, bias_lr, head_lr
     return learn
 
 
-def _classes(dls, n_out: int | None) -> int:
-    if n_out in (None, n := len(dls.vocab)): return n
-    raise InputError(f"the head has {n_out} outputs but the data has {n} classes. "
-                     "Leave n_out away, or change the data.")
+def _check_head(n_out: int, classes: int) -> None:
+    if n_out == classes: return
+    raise InputError(f"the head has {n_out} outputs but the data has {classes} classes. "
+                     "Leave n_out away, give a net with such a head, or change the data.")
 
 
 def _model(arch, n_out: int, norm: str, zero_residual: bool, seed: int) -> nn.Module:
-    if isinstance(arch, nn.Module): model = arch
+    if isinstance(arch, nn.Module):
+        model, (*_, last) = arch, (m for m in arch.modules() if m._parameters)
+        if isinstance(last, nn.Linear): _check_head(last.out_features, n_out)
     else:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)

@@ -19,9 +19,10 @@ from fastcore.basics import listify
 
 from ..errors import InputError, UnknownName
 from ..parts import LRFind, OneCycle
+from .optimizers import batches_a_step
 
 __all__ = ["LRSweep", "explain_rate", "fallback_rate", "find_rate", "loss_fell", "minimum", "peak",
-           "peak_factor", "plausible_rate", "slide", "steep", "valley"]
+           "peak_factor", "plausible_rate", "same_draws", "slide", "steep", "valley"]
 
 log = logging.getLogger("cifar_fastai")
 
@@ -32,12 +33,12 @@ def peak(
     num_it: int = 0,        # as fastai's suggestions take it
     factor: float = 1.0,    # of the rate where the loss is lowest
 ) -> tuple:                 # the rate, and the point of the curve
-    """A peak for the one-cycle of SGD: the rate where the loss is lowest, or so many times it. A net that was
-    warmed up takes a higher rate than one that meets each rate for a single batch: `peak_factor` gives how
-    much by the length of the warm-up, for `lr_find(n_epoch=…)` and recipes. Adam wants an eighth of that, a
-    constant rate fastai's `minimum`, a tenth of the rate with the lowest loss. The bottom is sought before
-    the loss stands 5 % above its beginning (nets with batch norm come back from there, but not by learning),
-    the peak before it stands 50 % above"""
+    """A peak for the one-cycle of SGD or Muon: the rate where the loss is lowest, or so many times it. A net
+    that was warmed up takes a higher rate than one that meets each rate for a single batch: `peak_factor`
+    gives how much by the length of the warm-up, for `lr_find(n_epoch=…)` and recipes. Adam wants an eighth
+    of that, a constant rate fastai's `minimum`, a tenth of the rate with the lowest loss. The bottom is
+    sought before the loss stands 5 % above its beginning (nets with batch norm come back from there, but not
+    by learning), the peak before it stands 50 % above"""
     begin = losses[:max(1, len(losses) // 5)].max()                                # they are noisy at first
     bottom = lrs[losses[:_first_above(losses, 1.05 * begin)].argmin()]
     k = int((lrs[:_first_above(losses, 1.5 * begin)] - factor * bottom).abs().argmin())
@@ -107,11 +108,10 @@ def find_rate(
 ):                           # namedtuple of rates by function; losses and rates stay in `learn.recorder`
     """Try rates from `start_lr` to `end_lr`; model, optimiser, generators and disk are afterwards as before.
     With `n_epoch` the suggestion `peak` goes by the warm-up of that fit, and no more batches are tried than
-    it has (but 60). Raises: InputError for rates that do not rise, or where too few batches are left to judge
-    by."""
+    it has (at least 60). Raises: InputError for rates that do not rise, or too few batches to judge by."""
     if mode not in ("exp", "linear"): raise UnknownName("mode of the range test", mode, ["exp", "linear"])
     if on not in ("train", "holdout"): raise UnknownName("loss of the range test", on, ["train", "holdout"])
-    if on == "holdout" and getattr(learn.dls, "valid_name", "test") == "test":
+    if on == "holdout" and getattr(learn.dls, "valid_name", None) == "test":
         raise InputError("the range test was asked to judge by the validation set, which is the test set "
                          'here. Keep a holdout (valid="holdout"), or judge by on="train".')
     if not (start_lr > 0 if mode == "exp" else start_lr >= 0):
@@ -122,8 +122,8 @@ def find_rate(
                          "Give an end_lr above start_lr.")
     funcs = listify(valley if suggest_funcs is None else suggest_funcs)
     if n_epoch is not None:
-        steps = len(learn.dls.train)
-        num_it = min(num_it, max(60, n_epoch * steps))
+        steps = len(learn.dls.train) / batches_a_step(learn)
+        num_it = min(num_it, max(60, n_epoch * len(learn.dls.train)))
         factor = peak_factor((OneCycle().warm_up(n_epoch) if warm_up is None else warm_up) * steps)
         funcs = [partial(f, factor=factor) if f is peak else f for f in funcs]
     sweep = LRSweep(start_lr, end_lr, num_it, mode, on, stop_div)
@@ -142,10 +142,10 @@ def find_rate(
 def _judged(recorder, num_it: int, least: int):
     "Rates and losses without the first tenth, the last five, and what follows a loss that is not finite"
     losses = torch.stack([torch.as_tensor(v, dtype=torch.float32).cpu() for v in recorder.losses])
-    recorder.losses = list(losses)
-    lrs, losses = torch.tensor(recorder.lrs[num_it // 10:-5]), losses[num_it // 10:-5]
-    bad = (~losses.isfinite()).nonzero()
-    if len(bad): lrs, losses = lrs[:int(bad[0])], losses[:int(bad[0])]
+    good = int(losses.isfinite().int().cumprod(0).sum())      # until the first that is not finite
+    judged = slice(num_it // 10, max(0, min(len(losses) - 5, good)))
+    lrs = torch.tensor(recorder.lrs[judged])
+    recorder.lrs, recorder.losses, losses = recorder.lrs[:good], list(losses[:good]), losses[judged]
     if len(losses) < least:
         raise InputError(f"the range test has only {len(losses)} rates to judge by, of which {least} are "
                          f"needed{' by slide' if least == SLIDE_NEEDS else ''}. Raise num_it, or lower "

@@ -10,13 +10,14 @@ from itertools import islice
 
 import fastai.optimizer
 import torch
+from fastai.callback.training import GradientAccumulation
 from fastai.optimizer import OptimWrapper, detuplify_pg, set_item_pg
 from torch import Tensor
 from torch.optim.sgd import sgd
 
 from ..errors import UnknownName
 
-__all__ = ["KernelMuon", "OPTIMIZERS", "TorchOptimizer", "optimizer"]
+__all__ = ["KernelMuon", "OPTIMIZERS", "TorchOptimizer", "batches_a_step", "optimizer"]
 
 
 class KernelMuon(torch.optim.Optimizer):
@@ -143,6 +144,12 @@ class _Hypers(dict):
         super().__setitem__(k, v)
 
     def __reduce__(self): return dict, (dict(self),)   # a copy is of the numbers, not of the optimiser
+
+
+def batches_a_step(learn) -> int:
+    "How many batches make one step: several where gradients are accumulated"
+    wanted = [cb.n_acc for cb in learn.cbs if isinstance(cb, GradientAccumulation)]
+    return max([1, *(-(-n // learn.dls.train.bs) for n in wanted)])
 
 
 def _is_number(v) -> bool: return isinstance(v, (int, float, torch.Tensor)) and not isinstance(v, bool)

@@ -13,7 +13,7 @@ from fastai.torch_core import to_float
 
 from ..errors import InputError, UnknownName
 from ..machine import fast_bf16
-from .callbacks import inside_fit
+from .callbacks import inside_fit, loops
 
 __all__ = ["PRECISIONS", "Precision", "choose_precision", "precision_of"]
 
@@ -32,16 +32,15 @@ class Precision(Callback):
         self.precision, self.dtype, self.entered = precision, PRECISIONS[precision], []
 
     def context(self, device: torch.device) -> torch.autocast:
-        "The autocast that this precision means on `device`"
-        if self.precision == "fp16" and device.type == "cpu":
-            raise InputError("precision fp16 needs a GPU: this CPU was asked for it. Use bf16 or fp32.")
+        "The autocast that this precision means on `device`; of fp16 on a CPU, which only predicts, none"
+        if _only_predicts(self.precision, device): return torch.autocast(device.type, enabled=False)
         return torch.autocast(device.type, self.dtype, enabled=self.dtype is not None)
 
     def before_fit(self):
         if inside_fit(self.learn): return    # its scaler goes on
         self.cleanup()
         self.device = next(self.model.parameters()).device
-        self.context(self.device)
+        if "fit" in loops(self.learn): _refuse_fp16(self.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     def before_batch(self):
@@ -49,10 +48,7 @@ class Precision(Callback):
         self.entered.append(self.context(self.device))
         self.entered[-1].__enter__()
 
-    def after_pred(self):
-        self.learn.pred = to_float(self.pred)
-        if not len(self.learn.yb): self.after_loss()    # which fastai does not announce without labels
-
+    def after_pred(self): self.learn.pred = to_float(self.pred)
     def after_loss(self): self.entered.pop().__exit__(None, None, None)
     def after_cancel_batch(self): self.cleanup()
     def after_fit(self):
@@ -79,6 +75,15 @@ class Precision(Callback):
         while self.entered: self.after_loss()
 
 
+def _only_predicts(precision: str, device: torch.device) -> bool:
+    return precision == "fp16" and device.type == "cpu"
+
+
+def _refuse_fp16(precision: str, device: torch.device) -> None:
+    if _only_predicts(precision, device):
+        raise InputError("precision fp16 needs a GPU: this CPU was asked for it. Use bf16 or fp32.")
+
+
 def precision_of(learn) -> AbstractContextManager:
     "The autocast that a Learner computes under, for passes outside of its loop"
     for cb in learn.cbs:
@@ -94,7 +99,7 @@ def choose_precision(
     and fp32 on a CPU. Raises: InputError"""
     if precision != "auto":
         if precision not in PRECISIONS: raise UnknownName("precision", precision, ["auto", *PRECISIONS])
-        Precision(precision).context(device)
+        _refuse_fp16(precision, device)
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"

@@ -10,7 +10,7 @@ from fastai.learner import AvgLoss, AvgMetric, AvgSmoothLoss, Recorder
 from fastai.torch_core import find_bs
 
 from ..errors import InputError, UnknownName
-from .callbacks import epoch_row, fitting
+from .callbacks import epoch_row, fitting, metric_names
 
 __all__ = ["DeviceRecorder", "KeepBest", "mean_metric", "refuse_test_set", "validated"]
 
@@ -47,7 +47,8 @@ class _DeviceSmoothLoss(AvgSmoothLoss):
         self.val = torch.lerp(loss, torch.zeros_like(loss) if self.val is None else self.val, self.beta)
 
     @property
-    def value(self): return self.val / (1 - self.beta ** self.count)
+    def value(self):
+        return torch.tensor(float("nan")) if self.val is None else self.val / (1 - self.beta ** self.count)
 
 
 def mean_metric(metric):
@@ -108,13 +109,18 @@ def refuse_test_set(
                          'Keep a holdout: valid="holdout" (--valid holdout).')
 
 
+def check_metric(learn, name: str) -> None:
+    "Raises: InputError where a Learner, whose fit has begun, has no such metric"
+    if name not in (names := metric_names(learn.recorder)): raise UnknownName("metric", name, names)
+
+
 def validated(
     learn,
     name: str,     # "valid_loss", "accuracy" …
 ) -> float:
     "The last epoch's value of a metric. Raises: InputError where it is not known or nothing was validated"
-    names, row = list(learn.recorder.metric_names[1:-1]), epoch_row(learn.recorder)
-    if name not in names: raise UnknownName("metric", name, names)
+    check_metric(learn, name)
+    row = epoch_row(learn.recorder)
     if not row:
         raise InputError("a callback called validate, get_preds or tta before the epoch was recorded, which "
                          "empties fastai's record. Give it an order above 60, or use `cifar_learner`.")
@@ -134,6 +140,7 @@ class KeepBest(Callback):
         self.run = fitting(self.learn)
         if not self.run: return
         refuse_test_set(self.learn, "keeping the best weights")
+        check_metric(self.learn, "accuracy")
         self.best, self.best_epoch, self.weights = None, None, None
 
     def after_epoch(self):

@@ -7,14 +7,12 @@ Names are fastai's. Its `div_final` divides the *peak*: last rate = lr / div_fin
 divides the *first* rate by `final_div_factor`: its (div_factor=10, final_div_factor=1), which ends where it
 began ("no annihilation"), is (div=10, div_final=10) here.
 """
-from collections.abc import Callable
-
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, combine_scheds
-from fastai.callback.training import GradientAccumulation
 
 from .. import parts
 from ..errors import InputError, UnknownName
 from .callbacks import fitting
+from .optimizers import batches_a_step
 from .records import refuse_test_set, validated
 
 __all__ = ["ANNEALS", "SCHEDULES", "PlateauSchedule", "RecordedSchedule", "constant", "create_schedule",
@@ -30,8 +28,7 @@ class RecordedSchedule(ParamScheduler):
     def before_fit(self):
         self.run = fitting(self.learn)
         if not self.run: return
-        shared = [cb.n_acc for cb in self.learn.cbs if isinstance(cb, GradientAccumulation)]
-        self.share = max([1, *(round(n / self.dls.train.bs) for n in shared)])      # batches a step
+        self.share = batches_a_step(self.learn)
         hypers = self.opt.hypers[-1]
         self.scheds = {k: f for k, f in self.scheds.items() if k in hypers}
         self.hps = {k: [] for k in ("lr", "mom") if k in hypers}
@@ -115,6 +112,11 @@ class PlateauSchedule(RecordedSchedule):
         self.lr, self.patience, self.drop, self.cooldown = lr, patience, drop, cooldown
         self.min_lr, self.threshold = min_lr, threshold
 
+    def rule(self) -> dict:
+        "What a resumed fit must share: a schedule that goes by losses cannot be sampled"
+        names = "lr", "patience", "drop", "cooldown", "min_lr", "threshold"
+        return {f"the plateau's {k}": getattr(self, k) for k in names}
+
     def before_fit(self):
         super().before_fit()
         if not self.run: return
@@ -131,7 +133,9 @@ class PlateauSchedule(RecordedSchedule):
         self.opt.set_hyper("lr", [max(h["lr"] * self.drop, self.min_lr) for h in self.opt.hypers])
         self.bad, self.cooling = 0, self.cooldown
 
-    def state_dict(self): return {k: getattr(self, k) for k in ("hps", "best", "bad", "cooling")}
+    def state_dict(self):      # empty before the first fit
+        return {k: v for k, v in vars(self).items() if k in ("hps", "best", "bad", "cooling")}
+
     def load_state_dict(self, state): vars(self).update(state)
 
 
@@ -144,11 +148,11 @@ SCHEDULES = {f.__name__: f for f in (one_cycle, flat_cos, step, plateau, constan
 
 
 def create_schedule(
-    name: str | Callable,  # a name of `SCHEDULES`, or a function of (lr, epochs, **options)
+    name: str,             # of `SCHEDULES`
     lr: float,
     epochs: int,
     **options,
 ) -> RecordedSchedule:
     "A schedule by name. Raises: InputError for an unknown name or a value out of range"
-    if not callable(name) and name not in SCHEDULES: raise UnknownName("schedule", name, SCHEDULES)
-    return (name if callable(name) else SCHEDULES[name])(lr, epochs, **options)
+    if name not in SCHEDULES: raise UnknownName("schedule", name, SCHEDULES)
+    return SCHEDULES[name](lr, epochs, **options)

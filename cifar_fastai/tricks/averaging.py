@@ -5,7 +5,7 @@
 """
 import torch
 from fastai.callback.core import Callback
-from fastai.torch_core import get_model
+from fastai.torch_core import get_model, to_device
 from torch import Tensor
 
 from ..errors import InputError
@@ -63,7 +63,7 @@ class AverageWeights(Callback):
             self.own = _values(self.learn.model)
             self._put(self.average)
 
-    def after_validate(self): self.cleanup()
+    def after_epoch(self): self.cleanup()       # after those that keep, draw or judge what was validated
 
     def after_fit(self):
         "The average takes the net's place, unless the fit ends in an error: then the last are looked at"
@@ -79,7 +79,9 @@ class AverageWeights(Callback):
     def state_dict(self): return {"average": self.average, "own": self.own, "done": self.done}
 
     def load_state_dict(self, state):
-        self.average, self.own, self.done = state["average"], state["own"], state["done"]
+        device = next(self.learn.model.parameters()).device
+        self.average, self.own = (to_device(state[k], device) for k in ("average", "own"))
+        self.done = state["done"]
         self.cleanup()                            # saved in the middle of a validation
 
 

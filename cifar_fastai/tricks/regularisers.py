@@ -5,6 +5,7 @@
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.mixup import CutMix, MixUp
+from fastai.callback.training import GradientAccumulation
 from torch import nn
 
 from ..errors import InputError, UnknownName
@@ -22,7 +23,7 @@ class L1Loss(Callback):
     gradient is then `factor` · mean|w| · sign(w): the weights of a tensor are pulled as hard, on average, as
     by a weight decay of `factor`, however many they are and whatever their size. Where they measure 0.02, as
     they do in these nets, that is a 50th of the rule "sum"."""
-    order = Precision.order - 1   # before autocast ends, so inside the loss
+    order = GradientAccumulation.order - 1   # of which each batch has its share; autocast ends later
 
     def __init__(
         self,

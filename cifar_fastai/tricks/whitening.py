@@ -35,7 +35,7 @@ def patch_statistics(
     xb: Tensor,            # (N,C,H,W) normalised pictures
     kernel: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:  # eigenvalues, the largest first (D,), and eigenvectors as rows (D,D); D = C·h·w
-    "Of the second moments of all patches of a kernel's size, in double precision"
+    "Of the second moments of all patches of a kernel's size, summed in double precision"
     total, n = 0, 0
     for part in xb.split(500):
         patches = F.unfold(part.float(), kernel).transpose(1, 2).flatten(0, 1)

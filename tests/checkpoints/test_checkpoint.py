@@ -1,6 +1,7 @@
 """A fit that was killed goes on and ends like one that nobody disturbed, on a stock fastai Learner."""
 import os
 import re
+from collections import deque
 
 import pytest
 import torch
@@ -8,14 +9,17 @@ from fastai.callback.progress import CSVLogger
 from fastai.callback.schedule import ParamScheduler  # noqa: F401  (patches `fit_one_cycle`)
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.callback.training import GradientAccumulation
-from fastai.learner import Callback
+from fastai.learner import Callback, Learner
+from fastai.losses import CrossEntropyLossFlat
 from fits import EPOCHS, OPTIMISERS, KillAt, Killed, end_of, fit, scramble, tiny
+from tiny import tiny_net
 from torch import nn
 
 from cifar_fastai import files as saving
 from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.errors import InputError
 from cifar_fastai.files import SaveError
+from cifar_fastai.loaders.block import cifar_dataloaders
 
 pytestmark = pytest.mark.no_rounding
 
@@ -195,3 +199,33 @@ def test_F7_a_full_disk_ends_the_fit_and_leaves_the_checkpoint_before(tmp_path, 
     monkeypatch.setattr(saving.os, "fsync", full)
     with pytest.raises(SaveError, match=r"epoch-0002.pt \([\d,]+ bytes\): No space"): fit(tiny(), tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-0001.json", "epoch-0001.pt"]
+
+
+# our loaders, other people's callbacks
+
+@pytest.mark.parametrize("every_minutes", [None, 0])
+def test_F20_a_stock_learner_on_our_loaders_sees_the_epochs_that_come_next(learnable, tmp_path,
+                                                                           every_minutes):
+    def end(checkpoint, cbs):
+        dls = cifar_dataloaders(learnable, 32, "pad_crop_flip", num_workers=0, device="cpu")
+        torch.manual_seed(0)
+        learn = Learner(dls, tiny_net(4), CrossEntropyLossFlat())
+        checkpoint.every_minutes = every_minutes
+        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(4, .1, cbs=[checkpoint, *cbs])
+        return learn.model.state_dict()
+    whole = end(Checkpoint(tmp_path / "whole"), [])
+    with pytest.raises(Killed): end(Checkpoint(tmp_path / "killed"), [KillAt("after_step", 12)])
+    found = end(Checkpoint(tmp_path / "killed", resume=True), [])
+    assert all(torch.equal(v, whole[k]) for k, v in found.items())
+
+
+def test_what_no_checkpoint_takes_of_a_strangers_callback_is_left_out_with_a_warning(tmp_path, undisturbed):
+    class Mine(Callback):
+        def before_fit(self): self.losses, self.best, self.count = deque([1.]), tmp_path, 3
+    with pytest.raises(Killed), pytest.warns(UserWarning, match="mine.losses is a deque: only tensors"):
+        fit(tiny(), tmp_path / "run", [Mine(), KillAt("after_epoch", 2)])
+    assert Checkpoint(tmp_path / "run").store.load_newest()["callbacks"]["mine"] == {"count": 3}
+    learn = tiny()
+    scramble()
+    with pytest.warns(UserWarning): end = fit(learn, tmp_path / "run", [Mine()], True)
+    assert end == undisturbed["nesterov"]

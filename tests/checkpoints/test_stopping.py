@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from fastai.callback.schedule import ParamScheduler  # noqa: F401  (patches `fit_one_cycle`)
+from fastai.callback.training import GradientAccumulation
 from fastai.learner import Callback
 from fits import OPTIMISERS, SignalAt, fit, scramble, tiny
 
@@ -188,3 +189,12 @@ def test_an_ignored_signal_stays_ignored():
     try:
         with StopOnSignal(): assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally: signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_F13_running_averages_are_as_before_also_where_gradients_of_several_batches_are_gathered(late):
+    "The broken picture is in the first batch of a step; its averages are spoiled before the step is judged"
+    learn, weights = tiny(), Weights()
+    with pytest.raises(NonFiniteLoss):
+        fit(learn, None, [StopOnNonFinite(late), GradientAccumulation(16), SpoilBatch(4), weights])
+    for name, v in learn.model.state_dict().items(): assert torch.equal(v, weights.states[4][name]), name

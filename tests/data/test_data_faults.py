@@ -18,8 +18,9 @@ from PIL import Image
 
 from cifar_fastai.data import archive_members as batches, archives, picture_cache, sources as search
 from cifar_fastai.data.archives import read_official
+from cifar_fastai.data.image_data import shared_pictures
 from cifar_fastai.data.pictures import read_picture
-from cifar_fastai.data.sources import load_data, shared_pictures
+from cifar_fastai.data.sources import load_data
 from cifar_fastai.errors import InputError
 from cifar_fastai.machine import cache_dir
 

@@ -13,7 +13,8 @@ from official import NAMES10, PY10, members_of, rows_of, tar
 from PIL import Image
 
 from cifar_fastai.data import sources as search
-from cifar_fastai.data.sources import content_keys, load_data, shared_pictures, statistics
+from cifar_fastai.data.image_data import content_keys, shared_pictures, statistics
+from cifar_fastai.data.sources import load_data
 from cifar_fastai.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("alone")

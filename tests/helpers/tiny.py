@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cifar_fastai import Recipe, cli
-from cifar_fastai.data.image_data import ImageData
-from cifar_fastai.data.sources import statistics
+from cifar_fastai.data.image_data import ImageData, statistics
 
 CLASSES = ("cat", "dog", "frog", "ship")
 COLOURS = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [180, 180, 40]])

@@ -2,6 +2,7 @@
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.metrics import error_rate
 from test_schedules import Pretended
 
 from cifar_fastai.errors import InputError
@@ -43,7 +44,9 @@ def test_a_fit_that_ends_in_an_error_keeps_its_last_weights(learner):
     assert all(torch.equal(v, seen.weights[1][k]) for k, v in learn.model.state_dict().items())
 
 
-def test_range_test_on_the_holdout_needs_one(learner):
-    with pytest.raises(InputError, match="which is the test set here"):
-        learner(valid="test").lr_find(num_it=30, on="holdout", show_plot=False)
-    learner(valid="holdout").lr_find(num_it=30, on="holdout", mode="linear", end_lr=0.5, show_plot=False)
+
+
+def test_a_learner_without_accuracy_is_refused_before_it_trains(learner):
+    learn, seen = learner(valid="holdout", metrics=error_rate), EachEpoch()
+    with pytest.raises(InputError, match="unknown metric 'accuracy'"): learn.fit(2, cbs=[KeepBest(), seen])
+    assert seen.weights == []

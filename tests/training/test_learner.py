@@ -4,6 +4,7 @@ The golden losses are made anew, after a change that is meant to change them, by
     python tests/training/test_learner.py
 """
 import json
+import math
 import random
 from copy import deepcopy
 from functools import partial
@@ -24,7 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cifar_fastai.errors import InputError
-from cifar_fastai.loaders.block import cifar_dataloaders
+from cifar_fastai.loaders.block import cifar_block, cifar_dataloaders
 from cifar_fastai.loaders.workers import LoaderError
 from cifar_fastai.training.callbacks import EpochSeed
 from cifar_fastai.training.learner import cifar_learner
@@ -85,9 +86,26 @@ def test_losses_of_another_seed_are_others(learner):
     ({"opt": "adm"}, "unknown optimiser 'adm'. Did you mean adam"),
     ({"arch": "resnet81"}, "Did you mean resnet18"), ({"arch": "resnet18", "norm": "batch"}, "unknown norm"),
     ({"n_out": 3}, "the head has 3 outputs but the data has 4 classes"),
+    ({"arch": tiny_net(3)}, "the head has 3 outputs but the data has 4 classes"),
+    ({"arch": tiny_net(10)}, "the head has 10 outputs but the data has 4 classes"),
     ({"precision": "bf61"}, "Did you mean bf16")])
 def test_a_wrong_argument_is_refused_by_name(learner, kwargs, says):
     with pytest.raises(InputError, match=says): learner(**kwargs)
+
+
+def test_further_arguments_of_fastais_learner_are_taken(learner):
+    learn = learner(moms=(.95, .85, .95), wd=.01)
+    learn.fit_one_cycle(1, .1)
+    assert learn.moms == (.95, .85, .95) and .85 <= min(learn.recorder.hps["mom"]) < .88
+    plain = learner(mom=.8)
+    assert plain.moms == (.8, .8, .8)
+
+
+def test_an_epoch_without_a_batch_has_no_loss(learnable):
+    dls = cifar_block(learnable, None).dataloaders(learnable, bs=512, device="cpu")
+    learn = cifar_learner(dls, tiny_net, precision="fp32")
+    with learn.no_logging(): learn.fit(1)
+    assert math.isnan(learn.recorder.values[-1][0]) and learn.recorder.values[-1][1] > 0
 
 
 # schedule

@@ -160,10 +160,11 @@ def test_the_ratio_of_the_rates_holds_at_every_step_of_a_schedule(learner):
 
 
 def test_biases_that_do_not_decay_stay_so_at_a_rate_of_their_own(learner):
-    learn = learner(wd=.01, bias_lr=64., wd_norm_bias=False)
+    learn = learner(wd=.01, bias_lr=64., head_lr=.5, wd_norm_bias=False)
     learn.create_opt()
     learn.opt.set_hypers(lr=.2, wd=.01)
     found = rates(learn)
+    assert found["fc.bias"] == (.1, 0) and found["fc.weight"] == pytest.approx((.1, .02))
     assert found["layer1.1.bias"] == pytest.approx((12.8, 0)) and found["layer1.1.weight"] == (.2, 0)
     assert found["layer1.0.weight"] == (.2, .01)
 

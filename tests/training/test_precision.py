@@ -1,12 +1,12 @@
-"""Mixed precision runs where it is asked to, and is chosen by measurement."""
+"""Mixed precision runs where it is asked to, and is chosen by the processor's instructions."""
 
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner
 from stock import stock_dls
 from tiny import tiny_net
-from torch import nn
 
 from cifar_fastai.errors import InputError
 from cifar_fastai.machine import machine_name
@@ -55,14 +55,6 @@ def test_bf16_loses_little(learner):
     assert 0 < (a - b).abs().max() < .02
 
 
-class Overflow(nn.Module):
-    "Logits so large that a scaled gradient is infinite at first"
-    def __init__(self):
-        super().__init__()
-        self.layer1, self.fc = nn.Sequential(nn.Flatten()), nn.Linear(768, 4)
-    def forward(self, x): return self.fc(self.layer1(x))
-
-
 class Scaler:
     "A gradient scaler that finds an overflow in the first two steps"
     def __init__(self, *args, **kwargs): self.steps, self.updates = 0, 0
@@ -88,9 +80,35 @@ def test_a_step_whose_gradient_overflowed_is_skipped(learner, monkeypatch):
     assert moved == [False, False, True, True, True] and learn.precision.scaler.updates == 5
 
 
+def test_pictures_without_labels_are_predicted_as_those_with(learner):
+    learn = learner(precision="bf16")
+    pictures = list(learn.dls.data.x_test[:5])
+    probs, labels = learn.get_preds(dl=learn.dls.test_dl(pictures))
+    assert labels is None and not torch.is_autocast_enabled("cpu")
+    assert torch.equal(probs, learn.get_preds()[0][:5])
+    name, number, probs_of_one = learn.predict(pictures[3])
+    assert torch.allclose(probs_of_one, probs[3], atol=1e-2) and int(number) == probs[3].argmax()
+    assert name == learn.dls.vocab[number]
 
-def test_fp16_on_a_cpu_is_refused(learner):
+
+def test_fp16_on_a_cpu_is_refused_to_train_and_predicts_without_autocast(learner):
     with pytest.raises(InputError, match="precision fp16 needs a GPU"): learner(precision="fp16")
+    learn, plain = learner(cbs=Precision("fp16")), learner()      # as one that was exported on a GPU
+    with pytest.raises(InputError, match="precision fp16 needs a GPU"): learn.fit(1)
+    with pytest.raises(InputError, match="precision fp16 needs a GPU"): learn.lr_find(show_plot=False)
+    assert torch.equal(learn.get_preds()[0], plain.get_preds()[0])
+
+
+@pytest.mark.parametrize("change, kept", [("to_fp32", []), ("to_fp16", [MixedPrecision]),
+                                          ("to_bf16", [MixedPrecision])])
+def test_fastais_own_precision_takes_the_place_of_ours(learner, change, kept):
+    learn = learner(precision="bf16")
+    assert getattr(learn, change)() is learn
+    assert [type(cb) for cb in learn.cbs if isinstance(cb, (Precision, MixedPrecision))] == kept
+    assert learn.to_fp32() is learn and not [cb for cb in learn.cbs if isinstance(cb, MixedPrecision)]
+    seen = Witness()
+    learn.fit(1, cbs=seen)
+    assert seen.inside == {torch.float32}
 
 
 def test_an_unknown_precision_is_answered_with_the_nearest():

@@ -3,12 +3,16 @@ import numpy as np
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.training import GradientAccumulation
 from torch import nn
 from torch.optim import lr_scheduler
 
 from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.errors import InputError
 from cifar_fastai.recipe import SCHEDULES as KNOWN
+from cifar_fastai.training import lr_finder
+from cifar_fastai.training.lr_finder import peak
+from cifar_fastai.training.optimizers import batches_a_step
 from cifar_fastai.training.records import KeepBest
 from cifar_fastai.training.schedules import (
     SCHEDULES,
@@ -163,3 +167,40 @@ def test_a_killed_fit_ends_in_the_same_bytes_under_every_schedule(learner, tmp_p
     assert best.best_epoch == best_again.best_epoch == 3, "from before the kill"
     other, _ = fit(learner, "constant" if name != "constant" else "step", tmp_path / "other")
     assert not torch.equal(other.model.fc.weight, whole.model.fc.weight), "another schedule ends elsewhere"
+
+
+def test_a_plateau_schedule_of_a_learner_leaves_its_range_test_alone(learner):
+    learn = learner(valid="holdout", cbs=plateau(.1, 3))
+    plain = learner(valid="holdout")
+    assert learn.lr_find(num_it=40, show_plot=False) == plain.lr_find(num_it=40, show_plot=False)
+    learn.fit(1)
+
+
+def test_F6_a_plateau_schedule_is_resumed_by_its_own_numbers_alone(learner, tmp_path):
+    def fit(patience, resume):
+        saved = Checkpoint(tmp_path, resume=resume)
+        learner(valid="holdout").fit(3, cbs=[plateau(.1, 3, patience=patience), saved])
+    fit(2, False)
+    with pytest.raises(InputError, match="the plateau's patience was 2, is now 1"): fit(1, True)
+    fit(2, True)
+
+
+@pytest.mark.parametrize("gathered, share", [(32, 1), (64, 2), (80, 3), (16, 1)])
+def test_batches_of_a_step_are_counted_as_fastai_gathers_them(learner, gathered, share):
+    learn, steps = learner(bs=32), []
+    class Steps(Callback):
+        def after_step(self): steps.append(self.train_iter)
+    learn.fit(3, cbs=[GradientAccumulation(gathered), Steps()])
+    assert {b - a for a, b in zip(steps, steps[1:])} == {share}
+    with learn.added_cbs([GradientAccumulation(gathered)]): assert batches_a_step(learn) == share
+    assert batches_a_step(learn) == 1
+
+
+def test_the_factor_of_the_peak_goes_by_steps_not_by_batches(learner, monkeypatch):
+    seen = []
+    monkeypatch.setattr(lr_finder, "peak_factor", lambda steps: seen.append(steps) or 1.)
+    for accumulated in (1, 4):
+        cbs = [GradientAccumulation(32 * accumulated)]
+        with (learn := learner(bs=32)).added_cbs(cbs):
+            learn.lr_find(n_epoch=40, warm_up=8, show_plot=False, suggest_funcs=peak)
+    assert seen == [8 * 5, 8 * 5 / 4]

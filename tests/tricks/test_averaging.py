@@ -4,6 +4,7 @@ import signal
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.tracker import SaveModelCallback
 from fits import BATCHES, KillAt, Killed, SignalAt, fit, scramble, tiny
 from torch.nn import functional as F
 
@@ -141,11 +142,25 @@ def test_running_statistics_belong_to_the_averaged_weights(learner):
 
 
 def test_predictions_and_range_tests_are_left_alone(learner):
-    learn = learner(cbs=AverageWeights(every=1))
+    learn, average = learner(), AverageWeights(every=1)
+    plain = learn.lr_find(num_it=40, show_plot=False), learn.recorder.losses
+    learn.add_cb(average)
     before = values(learn.model)
-    learn.lr_find(num_it=40, show_plot=False)
+    assert (learn.lr_find(num_it=40, show_plot=False), learn.recorder.losses) == plain
     learn.validate()
+    assert average.average is None and average.done == 0
     assert same(learn.model.state_dict(), before, atol=0)
+
+
+def test_what_is_kept_after_an_epoch_is_the_average_that_was_validated(tmp_path):
+    "fastai's `SaveModelCallback`: the file has the loss that it was chosen by"
+    learn = tiny(path=tmp_path)
+    fit(learn, cbs=[AverageWeights(decay=.9, every=1), SaveModelCallback(every_epoch=True)], epochs=2)
+    shown = [row[1] for row in learn.recorder.values]
+    for epoch in (0, 1):
+        learn.load(f"model_{epoch}", with_opt=False)
+        with learn.no_logging(): assert learn.validate()[0] == pytest.approx(shown[epoch], abs=1e-6)
+    assert abs(shown[0] - shown[1]) > 1e-3
 
 
 @pytest.mark.parametrize("wrong", [{"decay": 0}, {"decay": 1.}, {"every": 0}])

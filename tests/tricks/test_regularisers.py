@@ -2,6 +2,7 @@
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.training import GradientAccumulation
 from torch.nn import functional as F
 
 from cifar_fastai.checkpoints.stop_on_nonfinite import StopOnNonFinite
@@ -55,6 +56,19 @@ def test_clipping_by_both_clips_by_value_first(learner):
 def test_clipping_stands_between_unscaling_and_the_watch_for_infinities():
     from cifar_fastai.training.precision import Precision
     assert Precision.order < ClipGradients.order < StopOnNonFinite.order
+
+
+def test_the_penalty_counts_once_a_step_however_many_batches_make_it(learner):
+    "4 × 8 accumulated against 32 at once, without norms: the gradients of data and penalty are the same"
+    def gradients(bs, *cbs):
+        learn = learner(bs=bs, aug=None, norm="gn", wd=0.)
+        used = Late()
+        learn.fit(1, .01, cbs=[used, L1Loss(.01), *cbs])
+        return used.after[0]
+    whole, parts = gradients(32), gradients(8, GradientAccumulation(32))
+    none = one_epoch(learner, norm="gn", wd=0.)[2].after[0]
+    for a, b in zip(whole, parts): assert torch.allclose(a, b, atol=1e-6)
+    assert any((a - b).abs().max() > .009 for a, b in zip(whole, none)), "there is a penalty"
 
 
 @pytest.mark.parametrize("limit", [0, -1, float("nan")])
