@@ -50,7 +50,7 @@ class Recipe(Part):
     tta: str = "mirror"             # views averaged for accuracy_tta: "mirror", "mirror+shift" or "none"
     size: int = 32                  # side of the pictures, pixels
     valid: str = "test"             # "test" (watched, nothing is chosen by it) or "holdout"
-    limit: int | None = None        # train on so many pictures only
+    limit: int | None = None        # train on this many pictures only
     precision: str = "auto"         # "auto" (by device), "fp32", "bf16" or "fp16"
     seed: int = 0                   # of first weights, order, augmentation, limit and holdout
 
@@ -77,8 +77,7 @@ class Recipe(Part):
         self._check_together()
 
     def _check_aug(self):
-        if isinstance(self.aug, str): policy.named(self.aug)
-        elif not (self.aug is None or isinstance(self.aug, policy.Policy) or _are_transforms(self.aug)):
+        if not (self.aug is None or isinstance(self.aug, policy.Policy) or _are_transforms(self.aug)):
             self.need("aug", False, "a policy such as policy.pad_crop_flip() or its name, an A.Compose, "
                       "a list of transforms, or None")
 
@@ -112,12 +111,16 @@ class Recipe(Part):
     @classmethod
     def from_dict(cls, values: dict) -> "Recipe":
         "The recipe in JSON values; what is left out has its default. Raises: InputError"
-        return cls(**({"min_steps": 0} if "bs" in values else {}) | values)       # as `but`
+        try: return cls(**({"min_steps": 0} if "bs" in values else {}) | values)       # as `but`
+        except (TypeError, OverflowError) as error:
+            raise InputError(f"no recipe: {' '.join(str(error).split())}. Give fields of a recipe, as the "
+                             "recipe.json of a run has them.") from error
 
     def _amended(self, name: str, now, value):
         "The value of field `name`, which is `now`, after a change: a dict has fields of a part, as in JSON"
         kind = PARTS.get(name, policy.Policy if name == "aug" else None)
-        if name == "lr" and value == "find": return LRFind()
+        if name == "lr" and value == "find": return now if isinstance(now, LRFind) else LRFind()
+        if name == "aug" and isinstance(value, str): return policy.named(value)
         if kind in (Keep, Loss, Optimizer, Schedule) and isinstance(value, str): value = {"name": value}
         if kind is None or not isinstance(value, dict): return value
         if kind is policy.Policy:
@@ -184,7 +187,6 @@ def _unknown(name: str) -> InputError:
 
 def _policy(aug) -> policy.Policy:
     "The policy that can be amended. Raises: InputError for transforms"
-    if isinstance(aug, str): return policy.named(aug)
     if isinstance(aug, policy.Policy): return aug
     raise InputError(f"aug={aug!r} has no fields to change. Give a policy, such as policy.pad_crop_flip().")
 
@@ -218,7 +220,7 @@ def _are_transforms(aug) -> bool:
 
 def _plain_aug(aug):
     if hasattr(aug, "as_dict"): return aug.as_dict()
-    if aug is None or isinstance(aug, str): return aug
+    if aug is None: return None
     import albumentations as A
     listed = list(aug) if isinstance(aug, (list, tuple)) else [aug]
     compose = aug if isinstance(aug, A.Compose) else A.Compose(listed)

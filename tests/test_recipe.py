@@ -236,3 +236,22 @@ def test_settings_print_every_field_of_every_part_and_the_policys_own():
     assert all(f"{k}=" in said for k in TOP) and max(map(len, make().settings().splitlines())) <= 106
     for part in ("build", "loss", "opt", "lr", "schedule", "regularise", "keep", "explain"):
         for f in fields(getattr(make(), part)): assert f"{f.name}=" in said
+
+
+def test_a_policy_by_name_is_the_policy():
+    by_name, by_value = make(aug="pad_crop_flip"), make(aug=policy.pad_crop_flip())
+    assert by_name == by_value and by_name.fingerprint() == by_value.fingerprint()
+    assert make().but(aug="none").aug == policy.none() and by_name.but(**{"aug.pad": 2}).aug.pad == 2
+
+
+@pytest.mark.parametrize("values", [{"model": "resnet18"}, {"name": "a", "aug": {"name": ["a"]}},
+                                    {"name": "a", "schedule": {"name": {}}}], ids=str)
+def test_what_is_no_recipe_is_refused_in_a_line(values):
+    with pytest.raises(InputError, match="no recipe: .* Give fields of a recipe") as error:
+        Recipe.from_dict(values)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("rate", [LRFind("peak", divide=8.), LRFind("minimum")])
+def test_find_keeps_the_recipes_own_range_test(rate):
+    assert make(lr=rate).but(lr="find").lr == rate and make(lr=.1).but(lr="find").lr == LRFind()

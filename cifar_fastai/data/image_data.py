@@ -70,7 +70,7 @@ class ImageData:
         n: int = 5000,   # so many training pictures are held out, but never more than 20 % of them
         seed: int = 0,   # which ones
     ) -> tuple:          # (train_idx, holdout_idx) into x_train, int64
-        "A stratified split of the training pictures by seed and content. One that has a twin is not held out"
+        "A stratified split of the training pictures by seed and content. None has a twin that trains"
         most = len(self.x_train) // 5
         n = min(n, most)
         if n < 1: raise InputError(f"holdout of {n} pictures, expected 1 to {most}. Hold out others.")

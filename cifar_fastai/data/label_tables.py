@@ -24,7 +24,7 @@ def labels_in(
     "What a table says of pictures. Raises: InputError where it does not say one class for each"
     rows = _rows(text)
     by_key = {k: n for n in names for k in (n, os.path.splitext(n)[0])}
-    column = _column_of_names(rows, by_key)
+    column = _column_of_names(rows, by_key, where)
     if column is None: return None
     head = rows[0] if _key(rows[0][column]) not in by_key else None
     rows = [r for r in rows if len(r) > column and _key(r[column]) in by_key]
@@ -53,11 +53,20 @@ def _rows(text):
 def _key(cell): return cell.strip().replace("\\", "/").rpartition("/")[2]
 
 
-def _column_of_names(rows, by_key):
-    "The column with the most file names of pictures; None where no column has one"
+def _column_of_names(rows, by_key, where):
+    """The column that names the most pictures, of equals with the most whole file names: where these are
+    numbers, an index or a class looks like a name too. None where no column has one. Raises: InputError"""
     width = min(len(rows[0]), 50) if rows else 0        # pixels in a table: names come before them
-    counts = [sum(_key(r[i]) in by_key for r in rows if len(r) > i) for i in range(width)]
-    return counts.index(max(counts)) if width > 1 and max(counts) else None
+    columns = [[_key(r[i]) if len(r) > i else "" for r in rows] for i in range(width)]
+    ranks = [(len({by_key[k] for k in cells if k in by_key}), sum(by_key.get(k) == k for k in cells),
+              cells[0].lower() not in NAMES) for cells in columns]
+    if width < 2 or not max(ranks)[0]: return None
+    first, *others = [i for i, rank in enumerate(ranks) if rank == max(ranks)]
+    for i in others:
+        if columns[i][1:] == columns[first][1:]: continue
+        raise InputError(f"{where} has two columns that may be the file names, the {first + 1}. and the "
+                         f"{i + 1}. Write whole file names, or remove one.")
+    return first
 
 
 def _column_of_classes(rows, of_names, head, where, known):

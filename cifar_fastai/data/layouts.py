@@ -20,6 +20,7 @@ SPLITS = {"train": ("train", "training"), "test": ("test", "testing"),
           "valid": ("valid", "val", "validation")}
 SET_NAMES = frozenset(n for names in SPLITS.values() for n in names)
 PLAIN = {"images", "image", "imgs", "img", "pictures", "photos"}   # folders that name no class
+IMAGES = PLAIN - {"pictures", "photos"}                            # nor does one of these beside others
 Layout = namedtuple("Layout", "classes train test lines")
 # train, test: [(name below the root, label, (size, time))] by class and name. No test: to be split off
 
@@ -133,8 +134,13 @@ def _labelled(tree, at, node, kind, root, known=()):
     if one and _pictures(node[one]) and (tables or one.lower() in PLAIN) and one not in known:
         at, node, folders = f"{at}{one}/", node[one], []
         loose = _pictures(node)
+        tables += [at + n for n in _files(node) if _is_table(n)]
     if not folders and not loose: return found if kind == "train" else None
     if not folders: return _by_table(tree, found, at, node, tables, known)
+    plain = [n for n in folders if n.lower() in IMAGES and n not in known] if len(folders) > 1 else []
+    if plain:
+        raise InputError(f"{tree.root}/{at}{plain[0]}/ stands beside other folders and names no class. Give "
+                         "it alone with a table of its classes, or rename it.")
     if loose:
         raise InputError(f"{tree.root}/{at}{loose[0]} lies outside the class folders. Move or remove it.")
     found.strays += [at + n for n in _files(node)]

@@ -33,6 +33,11 @@ PIECE = 2048        # pictures that are decoded and marked at once
 MANY = 20_000       # pictures from which on processes are worth their start
 
 
+class DecoderKilled(InputError):
+    "A process that decodes is gone, for lack of memory as a rule; what is on disk is kept"
+    exit_status = 1
+
+
 def _cache_file(root: Path, size: int) -> Path | None:
     "One file for each folder and size, so that a changed folder replaces its own; None without a home folder"
     place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
@@ -80,10 +85,11 @@ def _reader(root: Path, size: int, source: Callable, large: bool, n: int) -> Ite
     "A function that reads pieces; on all cores where that pays (32×32 JPEG: 110 µs by one, 150 by two)"
     log.info("decoding %s pictures of %s (once: the result is cached)", f"{n:,}", root)
     here = partial(decode, source, size=size, root=root)
+    threads = (os.cpu_count() or 1) if large or n >= MANY else 1
     with ExitStack() as stack:
+        pool = ThreadPoolExecutor(threads)
+        stack.callback(pool.shutdown, cancel_futures=True)     # Ctrl-C waits for no piece that is not begun
         read = stack.enter_context(_processes(root, size)) if n >= MANY else here
-        threads = (os.cpu_count() or 1) if large or n >= MANY else 1
-        pool = stack.enter_context(ThreadPoolExecutor(threads))
 
         def in_order(pieces: Iterable) -> Iterator[np.ndarray]:
             waiting = []                                   # few: pixels that wait take memory
@@ -102,8 +108,8 @@ def _processes(root: Path, size: int) -> Iterator[Callable]:
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])}
     script = f"from {__name__} import serve; serve(*__import__('sys').argv[1:])"
     command = [sys.executable, "-c", script, os.fspath(root), str(size)]
-    started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
-               for _ in range(n)]
+    started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env,
+                                start_new_session=True) for _ in range(n)]      # Ctrl-C is ours to hear
     for process in started: free.put(process)
 
     def read(names: Sequence[str]) -> np.ndarray:
@@ -111,9 +117,12 @@ def _processes(root: Path, size: int) -> Iterator[Callable]:
         try:
             process.stdin.write(json.dumps(list(names)).encode() + b"\n")
             process.stdin.flush()
-            failed = json.loads(process.stdout.readline() or b'"a process that decodes has died"')
-            if failed: raise InputError(failed)
+            answer = process.stdout.readline()
+            if answer.endswith(b"\n") and (failed := json.loads(answer)): raise InputError(failed)
             data = process.stdout.read(len(names) * size * size * 3)
+            if len(data) < len(names) * size * size * 3:
+                raise DecoderKilled("a process that decodes pictures was killed, for lack of memory as a "
+                                    "rule. Make room and start again: what is decoded is kept.")
             return np.frombuffer(data, np.uint8).reshape(-1, size, size, 3)
         finally: free.put(process)
     try: yield read
@@ -172,6 +181,7 @@ def _build(cache: Path, key: str, shape: tuple, pieces: list, describe: Callable
         with open(part, "r+b") as f:
             f.truncate(x.offset + x.nbytes)                # the tail of a build that was killed
             _write(f, x.offset + x.nbytes, json.dumps(tail | {"seal": _seal(tail, x)}).encode())
+    except DecoderKilled: raise
     except (OSError, InputError):                          # of no use: no room, or other files will come
         for path in (part, done): path.unlink(missing_ok=True)
         raise

@@ -125,14 +125,14 @@ PLACED = (PILMask, TensorMask, TensorPoint, TensorBBox, LabeledBBox)    # labels
 class AlbumentationsTransform(RandTransform):
     """Albumentations as a fastai item transform, for PIL pictures in any DataBlock. Labels pass untouched.
     Must end in pictures (uint8 or float, H×W×3 or H×W): normalise with a batch transform.
-    Raises: InputError beside masks, points or boxes, which would no longer fit their picture."""
+    Raises: InputError beside masks, points, boxes or another picture, which would no longer fit."""
     split_idx, order = None, 2
 
     def __init__(
         self,
         train,            # policy, A.Compose or list of transforms for the training pictures
         valid=None,       # the same for the others; None: they stay as they are
-        size: int = 32,   # side of the pictures, pixels: a policy crops to it
+        size: int = 32,   # side of the pictures, pixels
         mean: tuple = (0.5, 0.5, 0.5),  # colour that a policy fills with, 0…1
     ):
         super().__init__(p=1.0)
@@ -147,11 +147,15 @@ class AlbumentationsTransform(RandTransform):
 
     def before_call(self, b, split_idx):
         self.do, self.aug = True, self.of(split_idx)
-        placed = [o for o in b if isinstance(o, PLACED)] if isinstance(b, tuple) and self.aug else []
+        if not (isinstance(b, tuple) and self.aug): return
+        placed, pictures = ([o for o in b if isinstance(o, kind)] for kind in (PLACED, PILImage))
         if placed:
             kind = type(placed[0]).__name__
             raise InputError(f"AlbumentationsTransform would change the picture, not the {kind} that lies "
                              "in it. Use fastai's own item transforms.")
+        if len(pictures) > 1:
+            raise InputError(f"AlbumentationsTransform would change {len(pictures)} pictures of an item "
+                             "each in its own way. Use fastai's own item transforms.")
 
     def encodes(self, img: PILImage):
         if self.aug is None: return img

@@ -85,7 +85,7 @@ class BatchDL(TfmdDL):
         idxs, epoch, skip = self._chosen(), self.epoch, self.skip
         self.epoch, self.skip = epoch + 1, 0
         parts = [self.places(b) for b in range(skip, len(self))]
-        keys = [(epoch, start, idxs[start:end]) for start, end in parts]
+        keys = [(epoch, start, idxs[start:end]) for start, end in parts if len(idxs[start:end])]
         for batch in self._in_workers(keys) if self._worth_workers() else map(self.make_batch, keys):
             if self.device: batch = to_device(batch, self.device, non_blocking=self.pin_memory)
             yield self.after_batch(batch)

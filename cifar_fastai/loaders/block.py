@@ -5,7 +5,7 @@
     dls.test_dl(["cat.png", array, pil_image])
 
 An epoch is a pure function of (seed, epoch): shuffling draws from (seed, epoch), augmentation from (seed,
-epoch, batch), whatever the number of workers and whatever ran before.
+epoch, place in its order), whatever the number of workers and whatever ran before.
 """
 import logging
 import os
@@ -44,7 +44,8 @@ class NormalizePictures(Normalize):
         return TensorImage(x.sub_(mean * scale).div_(std * scale))
 
     def decodes(self, x: TensorImage):
-        return TensorImage((x.as_subclass(torch.Tensor) * self.std + self.mean).clamp(0, 1).cpu())
+        x = x.as_subclass(torch.Tensor).cpu()           # fastai brings it there; mean and std may be on a GPU
+        return TensorImage((x * self.std.cpu() + self.mean.cpu()).clamp(0, 1))
 
 
 def subsets(
@@ -88,7 +89,7 @@ def cifar_dataloaders(
     valid: str = "test",           # "test" (watched, never used to choose) or "holdout"
     seed: int = 0,                 # of shuffling, augmentation, limit and holdout
     num_workers: int | None = None,  # processes that augment; None: chosen by device and cores
-    limit: int | None = None,      # train on so many pictures only (stratified)
+    limit: int | None = None,      # train on this many pictures only (stratified)
     size: int = 32,                # side of the pictures, pixels
     unverified: bool = False,      # read archives whose MD5 is not the official one
     device=None,                   # None: the best there is
@@ -149,5 +150,8 @@ def _splits(parts: tuple[np.ndarray, ...], _) -> list[list[int]]: return [part.t
 
 def _as_float(tfms: list) -> list:
     "Batch transforms that a user gave, after pictures were made 0…1: fastai's own do not take bytes"
+    if any(isinstance(t, Normalize) for t in tfms):
+        raise InputError("batch_tfms has a Normalize, but these pictures are normalised anyway, in the end, "
+                         "by their own mean and standard deviation. Leave it out.")
     given = any(isinstance(t, IntToFloatTensor) for t in tfms)
     return tfms if given or not tfms else [IntToFloatTensor(), *tfms]

@@ -154,9 +154,6 @@ def load_recipe(
     values = given | read_json(path)
     try: return Recipe.from_dict(values)
     except InputError as error: raise InputError(f"{path}: {error}") from error
-    except (TypeError, OverflowError) as error:
-        raise InputError(f"{path} holds no recipe: {' '.join(str(error).split())}. "
-                         "Give fields of a recipe, as the recipe.json of a run has them.") from error
 
 
 def sealed_files(folder: Path) -> list[Path]:

@@ -1,11 +1,13 @@
 """Folders of pictures, and the cache of what was decoded."""
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,12 +47,28 @@ def test_hidden_files_are_passed_over_and_strangers_named(tmp_path, caplog):
     assert "passed over: 1 file that is no picture by name: train/cat/notes.txt" in caplog.text
 
 
-@pytest.mark.parametrize("large", [False, True], ids=["one thread", "many"])
-def test_threads_change_nothing(tmp_path, monkeypatch, large):
-    made = picture_folder(tmp_path / "d", n=300, side=8 if not large else 64)
-    got = read_folder(tmp_path / "d", 8, lambda *a: {})
-    assert np.array_equal(got.x_train[-1], read_picture(made["train/dog/99.png"], 8))
-    assert len(got.x_train) == 600
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+@pytest.mark.parametrize("side", [8, 64], ids=["one thread", "many"])
+def test_threads_change_nothing(tmp_path, monkeypatch, side, packed):
+    made = picture_folder(tmp_path / "d", n=100, side=side)
+    source = shutil.make_archive(tmp_path / "d", "zip", tmp_path / "d") if packed else tmp_path / "d"
+    monkeypatch.setattr(picture_cache, "PIECE", 10)
+    got = read_folder(Path(source), 8, lambda *a: {})
+    expected = [read_picture(made[str(name)], 8) for name in got.files_train]
+    assert np.array_equal(got.x_train, expected) and len(expected) == 200
+
+
+def test_after_a_picture_that_cannot_be_read_no_further_piece_is_begun(tmp_path, monkeypatch):
+    picture_folder(tmp_path / "d", n=40, side=64)
+    begun = []
+
+    def decode(source, names, **kwargs):
+        begun.append(names)
+        if len(begun) > 1: time.sleep(.3)
+        raise InputError("no picture")
+    for name, value in (("PIECE", 1), ("decode", decode)): monkeypatch.setattr(picture_cache, name, value)
+    with pytest.raises(InputError, match="no picture"): load(tmp_path / "d")
+    assert len(begun) <= os.cpu_count() + 1, "of twice as many that were waiting"
 
 
 # ---------------------------------------------------------------- the cache
@@ -192,6 +210,31 @@ def test_many_pictures_are_decoded_by_processes_to_the_same(bad, tmp_path, monke
         with pytest.raises(InputError, match="train/dog/1.png"): load(tmp_path / "d")
         assert not cache_dir().exists() or not list(cache_dir().iterdir())
     else: assert np.array_equal(load(tmp_path / "d").x_train, expected)
+
+
+SHORT = """
+import json, sys
+for k, line in enumerate(sys.stdin.buffer):
+    pixels = bytes(len(json.loads(line)) * 32 * 32 * 3)
+    sys.stdout.buffer.write((b'""\\n' + pixels)[:%s if k else None])
+    sys.stdout.buffer.flush()
+    if k: break
+"""
+
+
+@pytest.mark.parametrize("sent", [0, 2, 3, 3 + 32 * 32 * 3, 100])
+def test_F2_a_process_that_is_killed_while_it_answers_leaves_no_black_pictures(sent, tmp_path, monkeypatch):
+    "After `sent` bytes of an answer, among them a whole number of pictures; what was read before stays"
+    picture_folder(tmp_path / "d", n=6)
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **kw: start(
+        [sys.executable, "-c", SHORT % sent], **kw))
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    for name, value in (("MANY", 2), ("PIECE", 3)): monkeypatch.setattr(picture_cache, name, value)
+    with pytest.raises(InputError, match="was killed, for lack of memory") as e: load(tmp_path / "d")
+    assert e.value.exit_status == 1
+    done, = cache_dir().glob("*.done")
+    assert done.read_bytes()[64:].count(1) == 1 and not list(cache_dir().glob("*.npy"))
 
 
 def test_digest_sees_every_byte_and_every_piece(monkeypatch):

@@ -56,6 +56,18 @@ def test_the_variable_goes_before_everything(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="CIFAR10_DIR=.*gone is not there"): load_data("cifar10")
 
 
+def test_a_folder_with_both_sets_is_refused_and_a_damaged_copy_is_passed_over(tmp_path, monkeypatch, caplog):
+    both = tmp_path / "both"
+    for kind in (PY10, PY100): small_official(monkeypatch, both, kind)
+    with pytest.raises(InputError, match="holds CIFAR-10 and CIFAR-100. Give the archive"): load_data(both)
+    (both / PY100.archive).unlink()
+    half = unpacked(both, PY10, members_of(PY10))
+    (half / "data_batch_1").unlink()
+    assert load_data(both).source == "cifar10" and "passed over" in caplog.text
+    (both / PY10.archive).write_bytes(b"no archive")
+    with pytest.raises(InputError): load_data(both)
+
+
 def test_cifar100_is_not_taken_for_cifar10(tmp_path, monkeypatch):
     path = small_official(monkeypatch, tmp_path / "work", PY100)
     assert len(load_data("cifar100").classes) == 100

@@ -169,6 +169,21 @@ def _(root):
         yield root / name, taken(4, 2, says=["those of labels.csv", SPLIT], check=by_number)
 
 
+@case("`images/*.png` and `labels.csv` in one folder")
+def _(root):
+    for name, inside in (("a", "images"), ("b", "train/images")):
+        fill(root / name, inside, n=6)
+        add(root / name, f"{inside}/labels.csv", "\n".join(["name,label", *map(",".join, LABELS)]).encode())
+        yield root / name, taken(4, 2, says=[f"those of {inside}/labels.csv", SPLIT], check=by_number)
+
+
+@case("`images/` beside `masks/`, `annotations/` or others")
+def _(root):
+    fill(root, "images", "masks")
+    add(root, "labels.csv", "\n".join(["name,label", *map(",".join, LABELS)]).encode())
+    return None, refused("images/ stands beside other folders and names no class. Give it alone")
+
+
 @case("`train/<class>/images/*` and `val/images/*` beside `val_annotations.txt` (Tiny-ImageNet)")
 def _(root):
     fill(root, "train/n01/images", "train/n02/images", "val/images", "test/images")
@@ -666,6 +681,33 @@ def test_any_damage_to_a_zip_is_read_or_refused_in_a_line(tmp_path, monkeypatch)
             assert np.isin(content_keys(got.x_train), known).all()       # a name may have become a stranger's
             ends.add("read")
     assert ends == {"read", "refused"}
+
+
+NUMBERED = [f"{i}.png" for i in range(12)]
+CLASS_OF = {name: str(i % 3) for i, name in enumerate(NUMBERED)}
+
+
+@pytest.mark.parametrize("head, row", [
+    (",filename,label", "{k},{name},{label}"), ("label,filename", "{label},{name}"),
+    ("label,id", "{label},{i}"), ("id,label", "{i},{label}"), ("", "{k},{name},{label}"),
+    ("image,fold,class", "{name},{k},{label}")], ids=lambda v: v or "no head")
+def test_an_index_or_a_class_that_is_a_number_is_not_taken_for_the_name(head, row):
+    "In glob's order, 0, 1, 10, 11, 2 …, an index says other numbers than the names"
+    lines = [row.format(k=k, name=name, i=name[:-4], label=CLASS_OF[name])
+             for k, name in enumerate(sorted(NUMBERED))]
+    text = "\n".join([head, *lines] if head else lines)
+    if head or "{k}" not in row: assert labels_in(text, NUMBERED, "t.csv") == CLASS_OF
+    else:
+        with pytest.raises(InputError, match="has 2 columns that may be the class"):
+            labels_in(text, NUMBERED, "t.csv")
+
+
+def test_two_columns_that_may_both_be_names_are_refused():
+    text = "row,id,label\n" + "\n".join(f"{11 - i},{i},{'ab'[i % 2]}" for i in range(12))
+    with pytest.raises(InputError, match="two columns that may be the file names, the 1. and the 2."):
+        labels_in(text, NUMBERED, "t.csv")
+    same = "row,id,label\n" + "\n".join(f"{i},{i},{'ab'[i % 2]}" for i in range(12))
+    assert labels_in(same, NUMBERED, "t.csv")["3.png"] == "b"
 
 
 def test_any_table_says_the_classes_or_is_refused_in_a_line():

@@ -336,6 +336,14 @@ def test_labels_that_lie_in_the_picture_are_refused(label):
     assert tfm((picture, label), split_idx=1)[1] is not None, "validation pictures stay as they are"
 
 
+def test_a_picture_as_target_is_refused_as_it_would_be_cropped_elsewhere():
+    pair = [PILImage.create(np.zeros((16, 16, 3), np.uint8)) for _ in range(2)]
+    tfm = AlbumentationsTransform(policy.pad_crop_flip(), size=16)
+    with pytest.raises(InputError, match="would change 2 pictures of an item each in its own way"):
+        tfm(tuple(pair), split_idx=0)
+    assert tfm(tuple(pair), split_idx=1)[1] is not None, "validation pictures stay as they are"
+
+
 PICTURE = np.random.default_rng(0).integers(1, 255, (32, 32, 3), np.uint8)
 CHANCES = {"cutout_p": {"cutout": 8, "fill": 0}, "rotate_p": {"rotate": 30}, "flip": {},
            "jitter_p": {"jitter": (.4, .4, .4, .2)}, "grey_p": {}}

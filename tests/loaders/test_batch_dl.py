@@ -247,3 +247,10 @@ def test_items_are_a_list_to_fastai_and_an_array_in_memory(learnable):
     assert all(isinstance(dl.dataset.items, np.ndarray) for dl in dls.loaders), "8 bytes a picture, not 36"
     paths = dls.test_dl(["a.png", "b.png"])
     assert list(paths.items) == ["a.png", "b.png"]
+
+
+def test_indices_fewer_than_the_set_are_an_epoch_of_those_alone(learnable):
+    dls = loaders(learnable)
+    dls.train.get_idxs = lambda: list(range(40))
+    seen = torch.cat([y for _, y in dls.train])
+    assert seen.tolist() == learnable.y_train[:40].tolist()

@@ -256,6 +256,31 @@ def test_a_net_trains_with_fastais_batch_transforms(learnable, learner, tfms):
     assert learn.recorder.values[1][0] < learn.recorder.values[0][0]
 
 
+def test_fastais_normalize_is_refused_where_it_would_be_the_second(learnable):
+    "The line of every fastai notebook: *aug_transforms(), Normalize.from_stats(*imagenet_stats)"
+    tfms = [*vision.aug_transforms(size=16), vision.Normalize.from_stats(*vision.imagenet_stats)]
+    with pytest.raises(InputError, match="batch_tfms has a Normalize, but these pictures are normalised"):
+        cifar_dataloaders(learnable, 32, None, num_workers=0, device="cpu", batch_tfms=tfms)
+
+
+def test_pictures_that_fastai_brought_to_the_cpu_are_decoded_there(learnable):
+    "Where a GPU trains, the statistics are on it; `predict` and `show_results` decode on the CPU"
+    class Elsewhere(torch.Tensor):
+        "Refuses to be counted with before it is on the CPU"
+        def cpu(self): return self.as_subclass(torch.Tensor)
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            if func in (torch.Tensor.mul, torch.Tensor.add): raise RuntimeError("two devices")
+            return super().__torch_function__(func, types, args, kwargs or {})
+    dls = cifar_dataloaders(learnable, 32, None, num_workers=0, device="cpu")
+    xb, _ = dls.valid.one_batch()
+    normalise = next(t for t in dls.valid.after_batch.fs if isinstance(t, vision.Normalize))
+    whole = normalise.decodes(xb)
+    normalise.mean, normalise.std = (t.as_subclass(Elsewhere) for t in (normalise.mean, normalise.std))
+    with pytest.raises(RuntimeError, match="two devices"): xb.as_subclass(torch.Tensor) * normalise.std
+    assert torch.equal(normalise.decodes(xb), whole)
+
+
 def test_each_label_of_a_block_comes_with_the_batch(learnable):
     block, store = cifar_block(learnable, None), PictureStore(learnable)
     labels = [CategoryBlock(vocab=list(learnable.classes), sort=False) for _ in range(2)]

@@ -130,7 +130,7 @@ def test_a_recipe_written_by_hand_has_defaults_and_may_be_given_its_name(tmp_pat
     path.write_text('{"epochs": 3, "aug": {"name": "pad_crop_flip_cutout", "cutout": 16, "holes": [1, 3]}}')
     aug = policy.pad_crop_flip_cutout(cutout=16, holes=(1, 3))
     assert load_recipe(path, name="mine") == Recipe(name="mine", epochs=3, aug=aug)
-    with pytest.raises(InputError, match="mine.json holds no recipe: .* 'name'"): load_recipe(path)
+    with pytest.raises(InputError, match="mine.json: no recipe: .* 'name'"): load_recipe(path)
     path.write_text(json.dumps(RECIPE.as_dict()))
     assert load_recipe(path, name="mine") == RECIPE, "the file's name before another"
 
@@ -140,7 +140,7 @@ def test_a_recipe_written_by_hand_has_defaults_and_may_be_given_its_name(tmp_pat
     ('{"epochs": "3"}', "recipe mine: epochs='3' is a str. Give int"),
     ('{"aug": {"pda": 3}}', "unknown policy field 'pda'. Did you mean pad"),
     ('{"aug": {"pad": -3}}', "policy own: pad=-3. Give a whole number"),
-    ('{"aug": {"name": [3]}}', "mine.json holds no recipe: .* Give fields of a recipe, as the recipe.json"),
+    ('{"aug": {"name": [3]}}', "mine.json: no recipe: .* Give fields of a recipe, as the recipe.json"),
     ("epochs: 3", "mine.json cannot be read as JSON .Expecting value: line 1.*. Mend it")])
 def test_a_recipe_written_wrongly_is_refused_by_what_is_wrong(tmp_path, text, said):
     (tmp_path / "mine.json").write_text(text)
