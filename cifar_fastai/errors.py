@@ -1,6 +1,7 @@
 """`InputError`: what was wrong, what was found, what to do, in one line."""
 import os
 import sys
+from contextlib import suppress
 from difflib import get_close_matches
 
 __all__ = ["InputError", "UnknownName", "report_errors"]
@@ -37,7 +38,10 @@ class UnknownName(InputError):
 class report_errors:
     "Turn an `InputError` into one line on stderr and its exit status; other errors keep their traceback"
     def __init__(self, debug: bool = False): self.debug = debug
-    def __enter__(self): return self
+
+    def __enter__(self):
+        with suppress(AttributeError, OSError): sys.stdout.reconfigure(errors="backslashreplace")
+        return self
 
     def __exit__(self, kind, error, trace):
         if self.debug or error is None: return False

@@ -100,7 +100,7 @@ def alone(
 def write_json(path: str | Path, value) -> str:
     "Save `value` as indented JSON, atomically; returns its sha256. Raises: ValueError for NaN"
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return save_atomically(path, text.encode())
+    return save_atomically(path, text.encode(errors="backslashreplace"))    # paths need not be UTF-8
 
 
 def _others(pid: int) -> bool:

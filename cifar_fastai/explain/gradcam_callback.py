@@ -31,6 +31,7 @@ from ..plots import (
     BAD,
     GOOD,
     add_caption,
+    fit_text,
     new_figure,
     offscreen,
     overlay,
@@ -40,7 +41,7 @@ from ..plots import (
     text,
 )
 from ..training import fitting, inside_fit, precision_of
-from .any_picture import choose, class_names, target_of
+from .any_picture import MOST, choose, class_names, target_of
 
 __all__ = ["GradCAMCallback"]
 
@@ -66,7 +67,8 @@ class GradCAMCallback(Callback):
         method: str = "gradcam",   # one of `gradcam.METHODS`
         target=None,               # None: the predicted class; "true"; a class or its name
         path=None,                 # a PNG that is written anew with each set
-        measure: bool = True,      # fill `evidence` at the end, in at most a twentieth of the fit's time
+        measure: bool = True,      # fill `evidence` at the end, in at most a twentieth of the fit's time, of
+                                   # the same pictures also by other maps where these are no better than noise
     ):
         for name, value in (("every", every), ("n", n)):
             if value < 1: raise InputError(f"GradCAMCallback: {name}={value}. Give 1 or more.")
@@ -111,7 +113,8 @@ class GradCAMCallback(Callback):
         model, self.names = get_model(self.model), class_names(self.dls)
         self.cam, self.wanted = cam_of(model, self.layer), target_of(self.target, self.names)
         items = self.items
-        if items is None: items = _of_each(self.dls.valid.dataset, WATCHED * self.n, len(self.names))
+        watched = max(self.n, min(MOST, WATCHED * self.n))
+        if items is None: items = _of_each(self.dls.valid.dataset, watched, len(self.names))
         self.inputs, self.ys, self.pictures = choose(self.learn, items)
         self.size = tuple(self.inputs.shape[-2:])
         self._empty()
@@ -177,12 +180,12 @@ class GradCAMCallback(Callback):
         fig, axs = new_figure(high, 1, (size * len(shown) + .8, (size + .22) * high))
         fig.get_layout_engine().set(w_pad=.02, h_pad=.02, hspace=0)
         known = [] if self.ys is None else self.ys[shown].tolist()
-        _row(axs[0, 0], [self.pictures[i] for i in shown], [self.names[y] for y in known], "picture")
+        _row(axs[0, 0], [self.pictures[i] for i in shown], [self.names[y] for y in known], "picture", size)
         for ax, (e, name) in zip(axs[1:, 0], sets):
             asked = self.targets[e][shown].tolist()
             right = [c == y for c, y in zip(asked, known)] if self.wanted in (None, "pred") else []
             label = f"epoch {e}" + (f"\n{short(name, 12)}" if len(self.raw[e]) > 1 else "")
-            _row(ax, self._overlays(e, name, shown), [self.names[c] for c in asked], label, right)
+            _row(ax, self._overlays(e, name, shown), [self.names[c] for c in asked], label, size, right)
         add_caption(fig, "\n".join(e.caption for e in self.evidence[:len(self.raw[epochs[-1]])]))
         return fig
 
@@ -211,7 +214,8 @@ def _display(fig: Figure):
     display(fig)
 
 
-def _row(ax, pictures: Sequence[np.ndarray], names: Sequence[str], label: str, right: Sequence[bool] = ()):
+def _row(ax, pictures: Sequence[np.ndarray], names: Sequence[str], label: str, size: float,
+         right: Sequence[bool] = ()):
     "Pictures side by side on one pair of axes (a pair for each takes minutes), each under its name"
     h, w = pictures[0].shape[:2]
     kind = "bicubic" if max(h, w) <= 128 else "antialiased"
@@ -221,8 +225,9 @@ def _row(ax, pictures: Sequence[np.ndarray], names: Sequence[str], label: str, r
     text(ax.set_ylabel, label, fontsize=8, rotation=0, ha="right", va="center")
     colors = [GOOD if r else BAD for r in right] or [None] * len(names)
     for i, (name, color) in enumerate(zip(names, colors)):
-        text(ax.text, i + .475, .97 * h / w, short(name, 12), color=color, fontsize=7, ha="center",
-             va="bottom")
+        label = text(ax.text, i + .475, .97 * h / w, short(name, 12), color=color, fontsize=7, ha="center",
+                     va="bottom")
+        fit_text(label, 72 * size - 6)
 
 
 def _label(dataset, i: int) -> int | None:

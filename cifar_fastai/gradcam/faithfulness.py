@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, UnknownName
 from .cam import undisturbed
+from .checks import plain_tensor
 from .methods import heatmap, upsample
 
 __all__ = ["BASELINES", "blob_map", "compare_maps", "insertion_deletion", "paired_ci", "random_maps"]
@@ -59,7 +60,8 @@ def insertion_deletion(
     if maps.shape != (len(xb), *xb.shape[-2:]):
         raise InputError(f"maps have shape {tuple(maps.shape)}, pictures {tuple(xb.shape)}. Upsample maps.")
     if steps < 1: raise InputError(f"steps is {steps}. Give a number from 1 up.")
-    xb, maps = xb.as_subclass(Tensor).detach(), maps.to(xb.device)
+    xb = plain_tensor(xb, model)
+    maps = maps.to(xb.device)
     target = torch.as_tensor(target, device=xb.device).as_subclass(Tensor).expand(len(xb))
     with torch.autocast(xb.device.type, enabled=False): hidden = BASELINES[baseline](xb)
     with undisturbed(model, xb.device, autocast), torch.no_grad():

@@ -9,7 +9,7 @@ from fastai.torch_core import get_model
 from torch import Tensor
 
 from ..explain import ImageInterpretation, clean_dl, decode_pictures, inputs_of
-from ..gradcam import cam_of, default_layer, stages_of
+from ..gradcam import cam_of, stages_of
 from ..training import precision_of
 from .neighbours import features_of, nearest
 from .sprites import map_sheet, picture_sheet
@@ -108,9 +108,9 @@ def _maps(interp: ImageInterpretation, shown: list[int], layer: str | None) -> l
     """Grad-CAM of each picture for its predicted and its true class, at the layer of the run and every stage,
     in two passes over the pictures, one for each class. Stages by LayerCAM, which holds at early ones too"""
     model = get_model(interp.learn.model)
-    first = layer or default_layer(model)
-    layers = [first, *(name for name in stages_of(model) if name != first)]
-    methods = {name: "gradcam" if name == first else "layercam" for name in layers}
+    first = cam_of(model, layer).names
+    layers = [*first, *(name for name in stages_of(model) if name not in first)]
+    methods = {name: "gradcam" if name in first else "layercam" for name in layers}
     cam, device, found = cam_of(model, layers), next(model.parameters()).device, []
     with precision_of(interp.learn):
         for k in range(0, len(shown), 100):
@@ -118,7 +118,7 @@ def _maps(interp: ImageInterpretation, shown: list[int], layer: str | None) -> l
             xb = inputs_of(interp.dl, part).to(device)
             targets = [interp.decoded[part].to(device), interp.targs[part].to(device)]
             found.append(cam.together(xb, targets, method=methods, autocast=True))
-    return [{"layer": name, "method": methods.get(name, "gradcam"),
+    return [{"layer": name, "method": methods[name],
              **{kind: map_sheet(_coarse(torch.cat([outs[t].maps_by_layer[name] for outs in found]))).as_dict()
                 for t, kind in enumerate(("predicted", "true"))}} for name in cam.names]
 

@@ -40,13 +40,14 @@ def write_report(
     page = render("report.html.j2", {
         "results": results, "classes": interp.names, "facts": _facts(results, interp, command),
         "charts": _charts(history, found, lrs, results), "calibration": _calibration(interp),
+        "history": list(history),
         "per_class": interp.per_class().to_dict("records"),
         "confusion": interp.confusion_matrix().tolist(),
         "pairs": confused_pairs(interp), "surest": interp.misclassified(SUREST, by="confidence").tolist(),
         "place": explored.places, "explorer": in_json(explored.data | {"classes": list(interp.names)}),
         "has_pictures": bool(explored.data["index"]),
         "strip": _figure(strip) if strip.exists() else None}, "report.js")
-    save_atomically(folder / "report.html", page.encode())
+    save_atomically(folder / "report.html", page.encode(errors="backslashreplace"))   # of names not in UTF-8
     return folder / "report.html"
 
 

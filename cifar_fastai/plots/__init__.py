@@ -13,6 +13,7 @@ from .figures import (
     add_caption,
     add_colorbar,
     as_picture,
+    fit_text,
     new_figure,
     offscreen,
     overlay,
@@ -25,7 +26,7 @@ from .figures import (
     text,
 )
 
-__all__ = ["BAD", "GOOD", "Tile", "add_caption", "add_colorbar", "as_picture", "new_figure", "offscreen",
-           "overlay", "percent", "plot_bins", "plot_curves", "plot_lr_find", "plot_lr_schedule",
+__all__ = ["BAD", "GOOD", "Tile", "add_caption", "add_colorbar", "as_picture", "fit_text", "new_figure",
+           "offscreen", "overlay", "percent", "plot_bins", "plot_curves", "plot_lr_find", "plot_lr_schedule",
            "plot_matrix", "plot_scores", "save_figure", "short", "show_grid", "show_message", "show_tiles",
            "text"]

@@ -19,16 +19,19 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.textpath import text_to_path
 
 from ..errors import InputError, UnknownName
 from ..files import save_atomically
 from .fonts import drawable
 
 __all__ = ["BAD", "FOR_AGAINST", "GOOD", "HOT", "Tile", "add_caption", "add_colorbar", "as_picture",
-           "new_figure", "offscreen", "overlay", "percent", "save_figure", "short", "show_grid",
+           "fit_text", "new_figure", "offscreen", "overlay", "percent", "save_figure", "short", "show_grid",
            "show_message", "show_tiles", "text"]
 
 GOOD, BAD = "#1a7f37", "#c0281c"         # right and wrong; words beside them say so too
+LEAST = 5                                # points of a letter, which can still be read
 HOT = "inferno"                          # perceptually uniform: dark is cold, bright yellow is hot
 FOR_AGAINST = "RdBu_r"                   # red speaks for a class, blue against it
 _offscreen = ContextVar("offscreen", default=False)
@@ -200,8 +203,10 @@ def show_tiles(
     for ax in axs.flat:
         ax.set(xticks=[], yticks=[], facecolor="none")
         ax.spines[:].set_visible(False)
+    points = 72 * figsize[0] / (sum(ratios) * ncols) - 6          # that a tile is wide
     for g, group in enumerate(groups):
-        for t, tile in enumerate(group): _draw(axs[g // ncols, g % ncols * len(ratios) + t], tile, fontsize)
+        for t, tile in enumerate(group):
+            _draw(axs[g // ncols, g % ncols * len(ratios) + t], tile, fontsize, points)
     if title: text(fig.suptitle, title, fontsize=fontsize + 2)
     return fig
 
@@ -217,12 +222,26 @@ def _columns(n: int, most: int) -> int:
     return n if n <= most else min(range(most // 2 + 1, most + 1), key=lambda c: (-n % c, -c))
 
 
-def _draw(ax, tile: Tile, fontsize: float) -> None:
+def fit_text(
+    label: Text,     # as `text` gives it
+    width: float,    # points that there are
+) -> None:
+    "Smaller letters where a line is too wide, then fewer"
+    wide = lambda line: text_to_path.get_text_width_height_descent(line, label.get_fontproperties(), False)[0]
+    lines = label.get_text().split("\n")
+    if (most := max(map(wide, lines))) <= width: return
+    label.set_fontsize(max(LEAST, label.get_fontsize() * width / most))
+    for k, line in enumerate(lines):
+        while wide(lines[k]) > width and len(line) > 1: line, lines[k] = line[:-1], line[:-1].rstrip() + "…"
+    label.set_text("\n".join(lines))
+
+
+def _draw(ax, tile: Tile, fontsize: float, width: float) -> None:
     picture = as_picture(tile.picture)
     small = max(picture.shape[:2]) <= 128     # 32 pixels on 200: with steps between them no face is seen
     ax.imshow(picture, interpolation="lanczos" if small else "antialiased")
-    if tile.above: text(ax.set_title, tile.above, fontsize=fontsize, color=tile.color, pad=2.5)
-    if tile.below: text(ax.set_xlabel, tile.below, fontsize=fontsize, labelpad=2)
+    fit_text(text(ax.set_title, tile.above, fontsize=fontsize, color=tile.color, pad=2.5), width)
+    fit_text(text(ax.set_xlabel, tile.below, fontsize=fontsize, labelpad=2), width)
 
 
 def show_grid(

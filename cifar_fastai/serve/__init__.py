@@ -9,6 +9,6 @@ Read classifier first, then pictures (files, folders and standard input), tables
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={   # pictures need no torch
-    "app": ["build_app", "mistakes_of"], "classifier": ["Classifier", "find_weights"],
+    "app": ["build_app", "mistakes_of"], "classifier": ["Classifier"],
     "export": ["export_onnx", "export_torch"], "heat": ["explain_pictures"],
-    "pictures": ["Named", "find_pictures", "tested_pictures"], "tables": ["TABLES", "prediction_rows"]})
+    "pictures": ["find_pictures", "tested_pictures"], "tables": ["TABLES", "prediction_rows"]})

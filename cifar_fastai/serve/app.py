@@ -14,7 +14,7 @@ from ..data import read_picture
 from ..errors import InputError
 from ..gradcam import METHODS, cam_of, default_layer, stages_of
 from .classifier import Classifier
-from .heat import lay_over
+from .heat import lay_over, maps_of
 from .pictures import tested_pictures
 
 __all__ = ["build_app", "explain_one", "mistakes_of"]
@@ -32,9 +32,10 @@ def explain_one(
 ) -> tuple[dict[str, float], np.ndarray]:      # class → probability; (H,W,3) uint8
     "Probabilities of all classes, and the map over the picture at its own size"
     xb = net.inputs([read_picture(picture, net.size)])
-    out = cam_of(net.net, layer)(xb, None if target == PREDICTED else net.class_number(target), method=method)
+    wanted = None if target == PREDICTED else net.class_number(target)
+    out, raws = maps_of(cam_of(net.net, layer), xb, wanted, method)
     probs = out.logits.float().softmax(1)[0].tolist()
-    return dict(zip(net.classes, probs)), lay_over(picture, out.raw, opacity)
+    return dict(zip(net.classes, probs)), lay_over(picture, raws[out.names[0]], opacity)
 
 
 def mistakes_of(folder: str | Path, n: int = 60) -> list[tuple[np.ndarray, str]]:
@@ -82,5 +83,6 @@ def build_app(
 
             def choose(chosen: gr.SelectData): return mistakes[chosen.index][0]
             gallery.select(choose, None, picture)
-            if not len(mistakes): gr.Markdown("The pictures of this run are not at hand.")
+            if not len(mistakes):
+                gr.Markdown("This run has no mistakes, or its pictures are not at hand.")
     return app

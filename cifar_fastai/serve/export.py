@@ -3,6 +3,7 @@
     export_onnx(Classifier.load("runs/demo"), "cat.onnx")       # takes (N,3,S,S) floats in 0…1
 """
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ class _Normalised(nn.Module):
 
     def __init__(self, net: Classifier):
         super().__init__()
-        self.net = net.net
+        self.net = deepcopy(net.net)
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(getattr(net.about, name)).view(1, 3, 1, 1))
 
@@ -30,7 +31,7 @@ class _Normalised(nn.Module):
 
 def _whole(net: Classifier, normalise: bool) -> tuple[nn.Module, Tensor]:
     "What is exported, on the CPU, and three pictures to try it with"
-    model = (_Normalised(net) if normalise else net.net).cpu().float().eval()
+    model = (_Normalised(net) if normalise else deepcopy(net.net)).cpu().float().eval()
     return model, torch.rand(3, 3, net.size, net.size, generator=torch.Generator().manual_seed(0))
 
 

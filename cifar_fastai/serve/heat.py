@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
+from torch import Tensor
 
 from ..data import read_picture
 from ..files import save_atomically
-from ..gradcam import cam_of, default_layer, heatmap
+from ..gradcam import CamOutput, GradCAM, cam_of, default_layer, heatmaps
 from ..plots import Tile, offscreen, overlay, save_figure, short, show_tiles
 from .classifier import Classifier
 from .pictures import Named
 
-__all__ = ["explain_pictures", "lay_over"]
+__all__ = ["explain_pictures", "lay_over", "maps_of"]
 
 
 def explain_pictures(
@@ -32,25 +32,37 @@ def explain_pictures(
     xb = net.inputs([read_picture(p.source, net.size, p.name) for p in pictures])
     cam = cam_of(net.net, list(layers) or default_layer(net.net))
     wanted = None if target is None else net.class_number(target)
-    found = cam(xb, wanted, method=method, bs=64)
+    found, of_each = maps_of(cam, xb, wanted, method)
     probs = found.logits.float().softmax(1).cpu()
     rows = [{"picture": p.name, "class": net.classes[k], "probability": round(probs[i, k].item(), 6),
              "map of": net.classes[t]} for i, (p, k, t) in
             enumerate(zip(pictures, probs.argmax(1).tolist(), found.target.tolist()))]
-    drawn = [[lay_over(image, raw[i:i + 1], alpha) for raw in found.raw_by_layer.values()]
+    drawn = [[lay_over(image, [raw[i:i + 1] for raw in raws], alpha) for raws in of_each.values()]
              for i, image in enumerate(whole)]
     if len(whole) == len(cam.names) == 1: _save_picture(drawn[0][0], out)
     else: _save_grid(whole, drawn, rows, cam.names, out)
     return rows
 
 
+def maps_of(
+    cam: GradCAM,
+    xb: Tensor,                # (N,3,S,S)
+    wanted: int | None,        # a class; None: each picture's predicted class
+    method: str,
+) -> tuple[CamOutput, dict[str, list[Tensor]]]:    # layer → raw maps of one scale, the first is to be drawn
+    "Maps of a class, which are looked at beside those of the predicted class: a faint one is faint evidence"
+    found = cam(xb, wanted, method=method, bs=64)
+    outs = [found] if wanted is None else [found, cam(xb, method=method, bs=64)]
+    return found, {name: [out.raw_by_layer[name] for out in outs] for name in cam.names}
+
+
 def lay_over(
     image: np.ndarray,     # (H,W,3) uint8
-    raw: torch.Tensor,     # (1,h,w), the map of the picture as the net saw it: squeezed to a square
+    raws: list[Tensor],    # (1,h,w) each, of the picture as the net saw it: squeezed to a square
     alpha: float,          # weight of the colours
 ) -> np.ndarray:           # (H,W,3) uint8
-    "The map over the picture, stretched back to its size"
-    heat = heatmap(raw.cpu(), image.shape[:2])[0].numpy()
+    "The first map over the picture, stretched back to its size, on a scale with the others"
+    heat = heatmaps([raw.cpu() for raw in raws], image.shape[:2])[0][0].numpy()
     return (255 * overlay(image, heat, alpha=alpha)).round().clip(0, 255).astype(np.uint8)
 
 

@@ -11,7 +11,7 @@ import torch
 from fastai.callback.core import Callback, CancelFitException
 from PIL import Image
 from stock import count_calls, stock_dls, stock_learner
-from tiny import CLASSES, tiny_net
+from tiny import CLASSES, learnable as make, tiny_net
 from torch import nn
 
 from cifar_fastai.checkpoints.checkpoint import Checkpoint
@@ -92,6 +92,13 @@ def test_maps_are_of_the_same_pictures_in_every_set(learner, learnable):
     close(cam.maps[3], plain_maps(learn.model, xb, "layer2", target=cam.predicted[3]), atol=1e-4)
     np.testing.assert_allclose(cam.pictures, learnable.x_test[[5, 0, 17]] / 255, atol=1e-6)
     assert not torch.allclose(cam.maps[0], cam.maps[3], atol=.01)
+
+
+def test_as_many_pictures_are_watched_as_one_figure_can_hold(learner):
+    data = make(n_test=240)
+    learn = learner(cifar_dataloaders(data, 32, None, num_workers=0, device="cpu"))
+    cam = fitted(learn, epochs=1, n=64, measure=False)
+    assert len(cam.pictures) == 200 and len(cam.shown()) == 64
 
 
 def test_one_forward_pass_more_for_each_set_and_no_other_picture(learner, monkeypatch):
@@ -342,7 +349,7 @@ def test_at_the_end_the_maps_are_measured_and_the_strip_says_so(learner):
     assert e.insertion == pytest.approx(exact[0].mean().item(), abs=.02)
     assert e.deletion == pytest.approx(exact[1].mean().item(), abs=.02)
     assert e.caption in cam.strip()._supxlabel.get_text().replace("\n", " ")
-    assert len(said) == (not e.better) and len(cam.evidence) == 1 if e.better else len(cam.evidence) > 1
+    assert len(said) == (not e.better) and (len(cam.evidence) == 1) == e.better
 
 
 def test_maps_no_better_than_noise_are_called_so_in_one_line_with_the_best_pair(learner, monkeypatch):

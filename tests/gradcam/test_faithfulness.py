@@ -1,9 +1,11 @@
 "Insertion and deletion on nets whose answer is known by hand"
 import pytest
 import torch
+from tiny import tiny_net
 from torch import nn
 
 from cifar_fastai.errors import InputError
+from cifar_fastai.gradcam import measure_maps
 from cifar_fastai.gradcam.faithfulness import BASELINES, blob_map, insertion_deletion, paired_ci, random_maps
 
 
@@ -115,6 +117,14 @@ def test_it_computes_in_the_callers_precision_where_that_is_asked_for():
         assert net.dtypes == {torch.float32}
         insertion_deletion(net, x, x[:, 0], 1, autocast=True)
     assert net.dtypes == {torch.float32, torch.bfloat16}
+
+
+def test_pictures_are_brought_to_the_nets_own_dtype_as_for_its_maps():
+    torch.manual_seed(0)
+    net, x = tiny_net(4).eval().bfloat16(), torch.randn(6, 3, 16, 16)
+    found, = measure_maps(net, x, None, [("layer3", "gradcam")])
+    as_net = measure_maps(net, x.bfloat16(), None, [("layer3", "gradcam")])[0]
+    assert found == as_net and 0 < found.insertion < 1
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -2,19 +2,24 @@
 import base64
 import io
 import json
+import os
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from tiny import tiny_net
 
 from cifar_fastai.explain import ImageInterpretation, clean_dl
+from cifar_fastai.page import write_report
 from cifar_fastai.page.content import accuracy_interval, confused_pairs, explorer, in_json
 from cifar_fastai.page.neighbours import FeatureRecorder, features_of, nearest
 from cifar_fastai.page.sprites import map_sheet, picture_sheet
 from cifar_fastai.page.svg import Line, Mark, line_chart
+from cifar_fastai.runs.report import numbers
 
 
 @pytest.fixture
@@ -71,6 +76,27 @@ def test_pictures_and_maps_lie_where_the_script_looks_for_them(interp):
         assert np.abs(pixels(data["maps"][1]["true"], k) / 255 - small).max() < .03
 
 
+@pytest.mark.parametrize("layer, names, methods", [
+    (r"layer[34]", ["layer3", "layer4", "layer1", "layer2"], ["gradcam", "gradcam", "layercam", "layercam"]),
+    (r"layer3\.0", ["layer3.0", "layer1", "layer2", "layer3", "layer4"], ["gradcam", *["layercam"] * 4]),
+    ("layer4+layer2", ["layer4+layer2", "layer1", "layer2", "layer3", "layer4"],
+     ["gradcam", *["layercam"] * 4])])
+def test_the_layers_of_the_run_come_first_also_by_an_expression(interp, layer, names, methods):
+    maps = explorer(interp, layer).data["maps"]
+    assert ([m["layer"] for m in maps], [m["method"] for m in maps]) == (names, methods)
+
+
+def test_a_name_of_a_test_picture_that_is_no_utf8_is_a_page_too(interp, tmp_path):
+    names = [os.fsdecode(b"caf\xe9 %d.png" % i) for i in range(len(interp))]
+    interp.learn.dls.data = replace(interp.learn.dls.data, files_test=names)
+    results = numbers(interp) | {
+        "recipe": "tiny", "data": "x", "training_pictures": 160, "epochs": 1, "bs": 32, "lr": .02, "seed": 0,
+        "tta": "none", "parameters": 1, "precision": "fp32", "seconds": 3, "device": "cpu", "versions": {}}
+    page = write_report(tmp_path, interp, results, command=names[0]).read_text(encoding="utf-8")
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+    assert data["name"] == [names[i] for i in data["index"]] and r"caf\udce9 0.png" in page
+
+
 def test_a_sheet_keeps_maps_to_a_thirtieth():
     maps = np.random.default_rng(0).random((70, 4, 6))
     sheet = map_sheet(maps).as_dict()
@@ -114,8 +140,12 @@ def test_a_recorder_leaves_no_hook_where_an_epoch_is_interrupted(learner):
 def test_neighbours_of_a_mistake_are_training_pictures_with_their_labels(interp):
     data, train = explorer(interp).data, clean_dl(interp.learn, 0)
     own = features_of(interp.learn, train).float()
-    for near in data["near"][:4]:
+    tests = features_of(interp.learn, interp.dl).float()
+    for i, near in zip(data["index"][:4], data["near"]):
         cosines = [c for _, c in near]
+        best = F.cosine_similarity(tests[i], own).sort(descending=True)
+        assert cosines == pytest.approx(best.values[:5].tolist(), abs=2e-3)
+        assert data["near_index"][near[0][0]] in best.indices[:5].tolist()
         assert len(near) == 5 and cosines == sorted(cosines, reverse=True)
         for at, _ in near:
             place = data["near_index"][at]

@@ -204,15 +204,75 @@ def test_charts_tell_their_numbers_on_hover(page):
     assert any(t.startswith("loss, learning rate 0.1: 1.5") for t in told)
 
 
-def test_every_control_works_by_keyboard_alone(page):
-    reached = set()
-    for _ in range(60):
+def reached(page, times: int) -> list[str]:
+    "What Tab comes to: ids, or a word for what has none"
+    seen = []
+    for _ in range(times):
         page.keyboard.press("Tab")
-        reached.add(page.evaluate("document.activeElement.id || document.activeElement.className || ''"))
-    assert {"f-true", "f-predicted", "f-order", "f-right", "f-clear"} <= reached | {"f-true"}
-    page.locator("#tiles button").first.focus()
+        seen.append(page.evaluate("(e => e.id || (e.dataset.open && 'picture') || e.role || e.tagName)"
+                                  "(document.activeElement)"))
+    return seen
+
+
+def test_every_control_works_by_keyboard_alone(page):
+    seen = reached(page, 90)
+    controls = ["f-true", "f-predicted", "f-order", "f-right", "f-marked", "f-clear"]
+    assert [e for e in seen if e in controls] == controls and "SUMMARY" in seen
+    assert "picture" in seen[seen.index("f-clear"):], "the pictures come after what chooses them"
+    while page.evaluate("document.activeElement.className") != "tile": page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
     assert page.locator("#viewer").is_visible()
+    inside = reached(page, 9)
+    assert {"v-before", "v-next", "v-close", "tab", "v-opacity", "v-mark"} <= {*inside, "v-before"}
+
+
+@pytest.mark.parametrize("open_tab", ["click", "focus"])
+def test_keys_go_on_after_a_tab_of_the_picture_was_used(page, open_tab):
+    page.locator("#tiles button").first.click()
+    chosen = page.locator("#v-layers [aria-selected=true]")
+    if open_tab == "click": page.locator("#v-layers button", has_text="layer1").first.click()
+    else: chosen.focus()
+    names = page.locator("#v-layers button").all_inner_texts()
+    at = names.index(chosen.inner_text())
+    for k in (1, 2, 3):
+        page.keyboard.press("ArrowDown")
+        assert chosen.inner_text() == names[(at + k) % len(names)], k
+    assert page.evaluate("document.activeElement.role") == "tab", "and the tab keeps the focus"
+    page.keyboard.press("m")
+    assert page.is_checked("#v-mark")
+    page.keyboard.press("Escape")
+    assert page.locator("#tiles button").first.get_attribute("aria-label").endswith(", marked")
+
+
+def test_focus_comes_back_to_what_was_opened_and_goes_to_what_was_chosen(page):
+    page.locator(".row-of [data-open]").first.click()
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.closest('.row-of') !== null"), "not to the tile far below"
+    page.locator("#confusion button").first.click()
+    assert page.evaluate("document.activeElement.id") == "count"
+
+
+def test_what_a_key_changes_is_said_to_those_who_do_not_see_it(page):
+    page.locator("#tiles button").first.click()
+    facts = page.locator("#v-facts")
+    first = facts.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert facts.get_attribute("aria-live") == "polite" and facts.inner_text() != first
+
+
+def test_every_epoch_is_there_as_a_table_for_those_who_cannot_hover(page):
+    page.locator("summary").click()
+    head, *rows = page.locator("#history tr").all_inner_texts()
+    assert head.split("\t") == ["epoch", "train loss", "valid loss", "accuracy"]
+    assert [r.split("\t") for r in rows] == [["1", "2", "2.1", "0.2"], ["2", "1", "1.05", "0.3"],
+                                             ["3", "0.6667", "0.7", "0.4"]]
+
+
+@pytest.mark.parametrize("address", ["t=length", "p=map", "t=99", "t=-1", "t=x&p=1.5"])
+def test_an_address_with_a_class_that_is_none_chooses_no_class(page, report, address):
+    page.evaluate(f"location.hash = '{address}'")
+    page.wait_for_function("document.getElementById('f-true').value === ''")
+    assert counted(page) == len(mistakes(report)) and len(tiles(page)) > 0
 
 
 def open_new(browser, folder, **kwargs):

@@ -141,7 +141,29 @@ def test_no_text_is_cut_off_or_runs_into_another(n, title):
         assert not any(a.overlaps(b) for i, a in enumerate(found) for b in found[:i])
 
 
-def test_control_names_that_are_too_long_do_run_into_another():
+WIDE = ("pred AUTOMOBILE (97 %)", f"{'W' * 12} (97 %)", "pred golden retri… (97 %)", r"\u72ac" * 9, "犬" * 30,
+        "melanocytic… (97 %)\ntrue WWWWWWWWWWWW (100 %)")
+
+
+@pytest.mark.parametrize("size", [.8, 1.4])
+@pytest.mark.parametrize("name", WIDE)
+def test_wide_names_shrink_and_are_cut_where_they_would_run_into_another(name, size):
+    fig = show_tiles([[Tile(GREY, name, name)]] * 10, size=size)
+    for side in ("above", "below"):
+        found = boxes(fig, side)
+        assert len(found) == 10 and all(fig.bbox.x0 <= b.x0 and b.x1 <= fig.bbox.x1 for b in found)
+        assert not any(a.overlaps(b) for i, a in enumerate(found) for b in found[:i])
+    label = fig.axes[0].title
+    assert label.get_fontsize() >= 5 and label.get_text()[:3] == name[:3] or not name.isascii()
+
+
+def test_a_text_that_fits_stays_as_it_is():
+    label = show_tiles([[Tile(GREY, "cat (97 %)")]] * 10).axes[0].title
+    assert (label.get_text(), label.get_fontsize()) == ("cat (97 %)", 8)
+
+
+def test_control_names_that_are_too_long_do_run_into_another(monkeypatch):
+    monkeypatch.setattr("cifar_fastai.plots.figures.fit_text", lambda *_: None)
     found = boxes(show_tiles([[Tile(GREY, "pred automobile automobile automobile")]] * 5), "above")
     assert any(a.overlaps(b) for i, a in enumerate(found) for b in found[:i])
 

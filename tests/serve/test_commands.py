@@ -14,9 +14,9 @@ from PIL import Image
 from tiny import CLASSES, learnable as make, tiny_net
 
 from cifar_fastai.data import read_picture
-from cifar_fastai.gradcam import GradCAM, heatmap
+from cifar_fastai.gradcam import GradCAM, heatmaps
 from cifar_fastai.plots import overlay
-from cifar_fastai.serve import Classifier, export_onnx
+from cifar_fastai.serve import Classifier, export_onnx, export_torch
 from cifar_fastai.weights import About, save_weights
 from recipes.__main__ import main
 
@@ -102,15 +102,26 @@ def test_standard_input_is_a_picture_and_a_damaged_one_costs_only_itself(weights
 
 
 def test_one_map_is_drawn_at_the_pictures_own_size(weights, pictures, tmp_path, capsys):
-    path, out = str(pictures[0] / "5.png"), tmp_path / "heat.png"
+    path, out, net = str(pictures[0] / "5.png"), tmp_path / "heat.png", Classifier.load(weights)
+    least = int(net.probabilities([read_picture(path, 16)])[0].argmin())
     said = ran(capsys, "explain", weights, path, "--layer", "layer3", "--method", "layercam", "--target",
-               "dog", "--out", out)
+               CLASSES[least], "--out", out)
     drawn, whole = np.asarray(Image.open(out)), read_picture(path, None)
     assert drawn.shape == whole.shape == (41, 61, 3) and str(out) in said
-    net = Classifier.load(weights)
-    raw = GradCAM(net.net, "layer3")(net.inputs([read_picture(path, 16)]), 1, method="layercam").raw
-    want = 255 * overlay(whole, heatmap(raw, (41, 61))[0].numpy())
+    cam, xb = GradCAM(net.net, "layer3"), net.inputs([read_picture(path, 16)])
+    raws = [cam(xb, target, method="layercam").raw for target in (least, None)]
+    want = 255 * overlay(whole, heatmaps(raws, (41, 61))[0][0].numpy())
     assert np.abs(drawn - want).max() <= 1 and np.abs(drawn - whole.astype(float)).max() > 20
+    alone = 255 * overlay(whole, heatmaps(raws[:1], (41, 61))[0][0].numpy())
+    assert np.abs(drawn - alone).max() > 5, "of an unlikely class: faint beside the predicted one's"
+
+
+def test_a_name_that_is_no_utf8_is_shown_by_its_bytes(weights, pictures, tmp_path):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    with open(path, "wb") as f: f.write(Path(sorted(pictures[1])[0]).read_bytes())
+    for flags in ((), ("--json",), ("--csv",)):
+        done = process("predict", weights, os.fsdecode(path), *flags)
+        assert done.returncode == 0 and b"caf\\udce9.png" in done.stdout, done.stderr
 
 
 def test_several_pictures_and_layers_are_a_grid(weights, pictures, tmp_path, capsys):
@@ -153,6 +164,14 @@ def test_an_exported_net_gives_the_logits_of_torch(weights, pictures, tmp_path, 
     x = net.inputs(shown) if not normalise else torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2) / 255
     logits = session.run(None, {"pictures": x.float().contiguous().numpy()})[0]
     assert torch.allclose(torch.from_numpy(logits).softmax(1), net.probabilities(shown), atol=1e-4)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_exporting_leaves_the_net_where_and_what_it_was(weights, tmp_path, normalise):
+    net = Classifier.load(weights, "cpu")
+    net.net.bfloat16()
+    export_torch(net, tmp_path / "net.pt2", normalise)
+    assert {p.dtype for p in net.net.parameters()} == {torch.bfloat16}
 
 
 def test_torch_export_is_read_back(weights, pictures, tmp_path, capsys):

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const $ = id => document.getElementById(id), all = (q, of = document) => [...of.querySelectorAll(q)];
+  const $ = id => document.getElementById(id), all = q => [...document.querySelectorAll(q)];
   const data = JSON.parse($("data").textContent), n = data.index.length, names = data.classes;
   const FIRST = 120, state = { t: "", p: "", o: "loss", r: false, m: false, i: null, l: 0, c: "predicted" };
   const placeOf = new Map(data.index.map((index, k) => [index, k]));
@@ -69,11 +69,12 @@
       q.set(k, v === true ? 1 : v);
     }
     const hash = q.toString() ? "#" + q : "";
-    if (hash !== location.hash) history.replaceState(null, "", hash || location.pathname + location.search);
+    if (hash === location.hash) return;
+    try { history.replaceState(null, "", hash || location.pathname + location.search); } catch { /* too often */ }
   }
   function read() {
     if (location.hash && !location.hash.includes("=")) return false;     // a place on the page
-    const q = new URLSearchParams(location.hash.slice(1)), known = v => v in names ? v : "";
+    const q = new URLSearchParams(location.hash.slice(1)), known = v => v !== "" && names[+v] !== undefined ? v : "";
     Object.assign(state, { t: known(q.get("t") ?? ""), p: known(q.get("p") ?? ""), o: q.get("o") || "loss",
       r: q.has("r") || !data.mistakes, m: q.has("m"), i: q.has("i") ? +q.get("i") : null, l: +(q.get("l") || 0),
       c: q.get("c") === "true" ? "true" : "predicted" });
@@ -96,10 +97,14 @@
     }
     chosen.sort(orders[state.o] || orders.loss);
   }
+  function told(k) {              // of a picture, to those who do not see it
+    const index = data.index[k], marked = marks.has(index) ? ", marked" : "";
+    return `picture ${index}: predicted ${names[data.predicted[k]]}, true ${names[data.true[k]]}, ` +
+      `loss ${data.loss[k].toFixed(2)}${marked}`;
+  }
   function tile(k) {
     const index = data.index[k], p = names[data.predicted[k]], t = names[data.true[k]];
-    const b = make("button", { type: "button", class: "tile", "data-open": index, "aria-label":
-      `picture ${index}: predicted ${p}, true ${t}, loss ${data.loss[k].toFixed(2)}` });
+    const b = make("button", { type: "button", class: "tile", "data-open": index, "aria-label": told(k) });
     b.classList.toggle("marked", marks.has(index));
     b.append(putTile(make("span", { class: "crop" }), "sheet", data.pictures, k),
       make("b", { class: wrong(k) ? "wrong" : "right", title: p }, `${p} ${percent(data.confidence[k])}`),
@@ -132,7 +137,7 @@
   async function heat(k) {
     const layer = data.maps[state.l], sheet = layer[state.c], picture = data.pictures, canvas = $("v-heat");
     const [image, map] = await Promise.all([pixels(picture), pixels(sheet)]);
-    if (placeOf.get(state.i) !== k) return;                   // another picture was opened meanwhile
+    if (placeOf.get(state.i) !== k || sheet !== data.maps[state.l][state.c]) return;      // chosen meanwhile: another
     const scale = Math.max(1, Math.round(320 / Math.max(picture.width, picture.height)));
     for (const [c, s] of [[canvas, scale], [$("v-plain"), scale], [$("v-own"), 1]]) {
       c.width = picture.width * s; c.height = picture.height * s;
@@ -157,12 +162,14 @@
     over.globalAlpha = 1;
   }
   function tabs(box, labels, selected, pick) {
+    const had = box.contains(document.activeElement);         // else keys would go to a button that is gone
     box.replaceChildren(...labels.map((label, k) => {
       const b = make("button", { type: "button", role: "tab", "aria-selected": k === selected, tabindex: k === selected
         ? 0 : -1 }, label);
       b.addEventListener("click", () => pick(k));
       return b;
     }));
+    if (had) box.children[selected].focus();
   }
   function view() {
     const k = placeOf.get(state.i);
@@ -199,11 +206,11 @@
     view();
   }
   function shut() {
-    const index = state.i;
+    const index = state.i, same = opener && opener.isConnected && +opener.dataset.open === index;
     state.i = null;
-    write();
     viewer.close();
-    (document.querySelector(`#tiles [data-open="${index}"]`) || opener || document.body).focus();
+    (same ? opener : document.querySelector(`#tiles [data-open="${index}"]`) || opener || document.body).focus();
+    write();
   }
   function step(by) {
     const at = chosen.indexOf(placeOf.get(state.i)), next = chosen[(at + by + chosen.length) % chosen.length];
@@ -212,7 +219,10 @@
   function toggle() {
     mark(state.i, !marks.has(state.i));
     $("v-mark").checked = marks.has(state.i);
-    for (const b of all(`#tiles [data-open="${state.i}"]`)) b.classList.toggle("marked", marks.has(state.i));
+    for (const b of all(`#tiles [data-open="${state.i}"]`)) {
+      b.classList.toggle("marked", marks.has(state.i));
+      b.setAttribute("aria-label", told(placeOf.get(state.i)));
+    }
   }
   const keys = { ArrowLeft: () => step(-1), ArrowRight: () => step(1),
     ArrowUp: () => { state.l = (state.l + data.maps.length - 1) % data.maps.length; view(); },
@@ -226,7 +236,7 @@
     else if (b.dataset.true !== undefined) {
       const again = b.dataset.true === state.t && b.dataset.predicted === state.p;
       choose(again ? { t: "", p: "" } : { t: b.dataset.true, p: b.dataset.predicted });
-      if (!again) $("count").scrollIntoView({ block: "center" });
+      if (!again) { $("count").scrollIntoView({ block: "center" }); $("count").focus({ preventScroll: true }); }
     }
   });
   function matrix() {             // of many classes: a picture, whose rows are scaled to their sum
