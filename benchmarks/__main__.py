@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 SUITES = ("loader", "step", "interpretation", "start", "scale", "gradcam", "gpu", "choices", "memory")
+TEXTS = ("choices", "memory")          # which print their own tables: no rows of goals
 BY_CPU = ("loader", "step", "interpretation", "gradcam", "choices")   # in one process, whose time can be told
 
 APART = ("accuracy", "compiled", "faults", "maps", "million", "notebooks", "page", "predecessors",
@@ -47,6 +48,7 @@ def _run(argv: list[str]) -> int:
     for name in args.names:
         if name not in SUITES: raise UnknownName("benchmark", name, SUITES)
     results = Results(machine())
+    if args.json: results.save(args.json)          # refused before anything is measured
     for name in args.names or SUITES:
         print(f"{name} …", file=sys.stderr, flush=True)
         start, load = time.monotonic(), os.getloadavg()[0]
@@ -54,9 +56,10 @@ def _run(argv: list[str]) -> int:
         with timed_by(kind): found = import_module(f"benchmarks.{name}").run(args.rounds)
         threads = 1 if name in ("loader", "scale") else torch.get_num_threads()
         seconds = round(time.monotonic() - start, 1)
-        results.add(name, found, {"rounds": args.rounds, "threads": threads, "clock": kind,
-                                  "load_before": round(load, 1), "seconds": seconds})
-        if args.json: results.save(args.json)      # a later suite may be cut short
+        if name not in TEXTS:
+            results.add(name, found, {"rounds": args.rounds, "threads": threads, "clock": kind,
+                                      "load_before": round(load, 1), "seconds": seconds})
+            if args.json: results.save(args.json)  # a later suite may be cut short
         print(found if isinstance(found, str) else table(found), flush=True)
     print(results.about())
     return 0

@@ -34,7 +34,7 @@ from cifar_fastai.parts import LRFind
 from cifar_fastai.plots import new_figure, offscreen, save_figure
 from cifar_fastai.policy import pad_crop_flip, side_at
 from cifar_fastai.recipe import Recipe
-from cifar_fastai.runs import begun, train
+from cifar_fastai.runs import train
 from cifar_fastai.runs.compare import mean_sd
 from cifar_fastai.runs.report import numbers
 from recipes.__main__ import recipes
@@ -101,22 +101,23 @@ def rates(data: ImageData, seeds: list[int], path: Path, work: Path, **given) ->
     for model, bs in product(("resnet18", "custom_resnet", "airbench"), (64, 128, 256)):
         name = f"rates_{model}_{bs}"
         found = _shorter(RATES, given).but(name=name, model=model, bs=bs)
-        for row in sweep([("as it is", found)], seeds, data, path, work, "holdout"):
+        for row in sweep([("as it is", found)], seeds, data, path, work, "holdout", given):
             yield row
             grid = [(f"{f:g} × the rate", found.but(lr=f * row["lr"])) for f in (.25, .5, 2., 4.)]
-            yield from sweep(grid, [row["seed"]], data, path, work, "holdout")
+            yield from sweep(grid, [row["seed"]], data, path, work, "holdout", given, found)
 
 
 def lost(rows: list[dict]) -> str:
-    "A line a net and batch size: what the found rate loses to the best of its grid, in points"
-    lines = []
-    for name in dict.fromkeys(r["recipe"] for r in rows):
-        of = [r for r in rows if r["recipe"] == name]
+    "A line a net, batch size and seed: points that the found rate loses to the best of its grid; the mean"
+    lines, all_lost = [], []
+    for name, seed in dict.fromkeys((r["recipe"], r["seed"]) for r in rows):
+        of = [r for r in rows if (r["recipe"], r["seed"]) == (name, seed)]
         found = next(r for r in of if r["change"] == "as it is")
         best = max(of, key=lambda r: r["accuracy"])
-        lines.append(f"{name:26} found {found['lr']:.3g}: {found['accuracy']:.2%}; best {best['lr']:.3g}: "
-                     f"{best['accuracy']:.2%}; lost {100 * (best['accuracy'] - found['accuracy']):.2f}")
-    return "\n".join(lines)
+        all_lost.append(100 * (best["accuracy"] - found["accuracy"]))
+        lines.append(f"{name:26} seed {seed}: found {found['lr']:.3g}: {found['accuracy']:.2%}; best "
+                     f"{best['lr']:.3g}: {best['accuracy']:.2%}; lost {all_lost[-1]:.2f}")
+    return "\n".join([*lines, f"lost in the mean, n={len(all_lost)}: {mean_sd(all_lost, '.2f')} points"])
 
 
 def _known(what: str, name: str, names) -> None:
@@ -155,8 +156,7 @@ def run(
 ) -> dict:
     "Train, or go on where a run was killed, and give its row"
     folder = work / f"{recipe.name}-{recipe.fingerprint()}-{data.fingerprint[:8]}"
-    going_on = folder.exists() and bool(begun(folder))
-    done = train(recipe, data, folder, resume=going_on, checkpoint_minutes=5)
+    done = train(recipe, data, folder, resume=True, checkpoint_minutes=5)      # begins where nothing is
     found = done.results
     if judge == "holdout":
         found = found | numbers(ImageInterpretation.from_learner(done.learn, ds_idx=1, tta=recipe.tta))
@@ -188,8 +188,9 @@ def _append(path: Path, row: dict) -> None:
 
 
 def sweep(runs, seeds: list[int], data: ImageData, path: Path, work: Path, judge: str,
-          given: dict | None = None) -> Iterator[dict]:
-    "The rows of all runs, seed by seed, those that `path` has among them; `given`: what all had in common"
+          given: dict | None = None, base: Recipe | None = None) -> Iterator[dict]:
+    """The rows of all runs, seed by seed, those that `path` has among them. `given`: what all had in common;
+    `base`: what they are changes of"""
     for seed in seeds:
         for change, recipe in runs:
             key = _of_all_seeds(recipe), seed, data.fingerprint, judge
@@ -197,7 +198,8 @@ def sweep(runs, seeds: list[int], data: ImageData, path: Path, work: Path, judge
                     for r in read_rows(path)}
             if key not in have:
                 print(f"{recipe.name}, {change}, seed {seed} …", flush=True)
-                row = run(change, recipe.but(seed=seed), data, work, judge) | {"given": given or {}}
+                row = run(change, recipe.but(seed=seed), data, work, judge)
+                row |= {"given": given or {}, "base": _of_all_seeds(base or recipe)}
                 _append(path, row)
                 yield row
             else: yield have[key]
@@ -220,7 +222,7 @@ def table(rows: list[dict]) -> str:
     lines = [_line(head), "|" + "---|" * len(head)]
     for of in groups(rows).values():
         first = of[0]
-        same = ("recipe", "judged_on", "data_fingerprint", "epochs", "training_pictures", "given")
+        same = ("recipe", "judged_on", "data_fingerprint", "epochs", "training_pictures", "given", "base")
         alike = [r for r in rows if all(r.get(k) == first.get(k) for k in same)]
         base = {r["seed"]: r for r in alike if r["change"] == "as it is"}
         pairs = [r["accuracy"] - base[r["seed"]]["accuracy"] for r in of if r["seed"] in base]
@@ -329,6 +331,8 @@ def main(argv: list[str] | None = None) -> None:
             print(lost(list(rates(data, args.seeds, args.json, args.work, **given))))
         else:
             runs = planned(args.plan, args.base, args.only, **given)
-            judge = "holdout" if args.plan == "ablation" else "test"
-            print(table(list(sweep(runs, args.seeds, data, args.json, args.work, judge, given))))
+            judge, base = "test", None
+            if args.plan == "ablation":
+                judge, ((_, base),) = "holdout", planned(args.plan, args.base, ["as it is"], **given)
+            print(table(list(sweep(runs, args.seeds, data, args.json, args.work, judge, given, base))))
         print(f"{machine_name()}, {', '.join(f'{k} {v}' for k, v in versions().items())}")

@@ -127,7 +127,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     from cifar_fastai import load_data
-    data = load_data(args.data) if args.data else None
+    from cifar_fastai.errors import report_errors
+    with report_errors(): data = load_data(args.data) if args.data else None
     rows = run(5, data, args.minutes)
     if isinstance(rows, str): raise SystemExit(rows)
     print(table(rows), flush=True)

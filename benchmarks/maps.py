@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from cifar_fastai import GradCAM, load_data, load_weights
 from cifar_fastai.errors import InputError, report_errors
-from cifar_fastai.files import read_json, write_json
+from cifar_fastai.files import read_json, sha256_of, write_json
 from cifar_fastai.gradcam import default_layer, stages_of
 from cifar_fastai.gradcam.faithfulness import blob_map, insertion_deletion, paired_ci, random_maps
 from cifar_fastai.gradcam.methods import DETAIL, METHODS, upsample, with_detail
@@ -278,10 +278,12 @@ def run(weights: str, data, choose: int, top: int, n: int, refs: int = 0) -> dic
     target = predicted(model, xb)
     theirs = rivals(model, xb, target)
     chosen = {k: v for k, *v in candidates(model, xb, target) if k in names}
-    chosen |= {k: (m, 4) for k, m in theirs.items()}
+    last = _raws(model, stages[-1], xb[:1], target[:1], "gradcam")[stages[-1]]
+    chosen |= {k: (m, last.shape[-1]) for k, m in theirs.items()}
     second = measure(model, xb, target, chosen, others=theirs)
     second.sort(key=score, reverse=True)
-    found = {"weights": "/".join(Path(weights).parts[-2:]), "model": about.model, "training pictures": first,
+    found = {"weights": "/".join(Path(weights).parts[-2:]), "sha256": sha256_of(Path(weights)),
+             "model": about.model, "training pictures": first,
              "weights of the detail": weighted, "test": second,
              "pointing": pointing(model, data, about, min(n, 300))}
     if refs:
@@ -342,4 +344,5 @@ def others_in(path: Path, about: dict, found: dict) -> list[dict]:
     kept = read_json(path)
     if {k: kept.get(k) for k in about} != about:
         raise InputError(f"{path} was measured on other data. Name another file, or remove it.")
-    return [net for net in kept["nets"] if net["weights"] != found["weights"]]
+    same = found["sha256"], found["weights"]              # files of before have the name alone
+    return [net for net in kept["nets"] if net.get("sha256", net["weights"]) not in same]

@@ -65,6 +65,7 @@ def page_of(book, stem: str) -> tuple[str, dict[str, bytes]]:
     body = re.sub(r"!\[png\]", "![output of the cell above]", body)
     body = re.sub(r"\]\((\d\d_\w+)\.ipynb\)", r"](\1.md)", body)
     body = re.sub(r"(?s)```html\n<div>\s*(<table.*?</table>)\s*</div>\s*```", _table, body)
+    body = re.sub(r"```html\n<div></div>\s*```", "", body)                     # what is left of a bar
     body = re.sub(r"\n\s*\n\s*\n", "\n\n", body).strip()
     note = f"*`notebooks/{stem}.ipynb`, as it ran: `python -m benchmarks notebooks` wrote this page.*"
     title, _, rest = body.partition("\n")

@@ -84,7 +84,7 @@ def run(data, names: list[str], seeds: list[int], folder: Path, have=(), **chang
 
 
 class Record:
-    "Rows with what they were measured on, and the file that keeps them (by several processes at a time)"
+    "Rows with what they were measured on, and the file that keeps them"
     def __init__(self, path: Path | None, about: dict):
         self.path, self.about, self.kept = path, about, []
         if path and path.exists() and self._read() != about | {"rows": self.rows()}:
@@ -97,7 +97,8 @@ class Record:
         return self._read()["rows"] if self.path and self.path.exists() else self.kept
 
     def add(self, row: dict) -> None:
-        self.kept = sorted([*self.rows(), row], key=lambda r: (list(SETTINGS).index(r["recipe"]), r["seed"]))
+        others = [r for r in self.rows() if (r["recipe"], r["seed"]) != (row["recipe"], row["seed"])]
+        self.kept = sorted([*others, row], key=lambda r: (list(SETTINGS).index(r["recipe"]), r["seed"]))
         if self.path: write_json(self.path, self.about | {"rows": self.kept})
 
 

@@ -8,6 +8,8 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from cifar_fastai.errors import InputError
+
 from .harness import Row
 
 __all__ = ["Results", "chart", "document", "markdown", "speedups"]
@@ -29,8 +31,12 @@ class Results:
         self.suites[name] = how | rows
 
     def save(self, file: Path) -> None:
-        "Write to `file`; suites that only it has stay, if they hold for the same machine and versions"
-        if file.exists() and (old := Results.load(file)).machine == self.machine:
+        "Write to `file`; suites that only it has stay. Raises: InputError where it is of another machine"
+        if file.exists():
+            old = Results.load(file)
+            if old.machine != self.machine:
+                raise InputError(f"{file} was measured on another machine or with other versions. "
+                                 "Name another file, or remove it.")
             self.suites = old.suites | self.suites
         found = {"machine": self.machine, "suites": dict(sorted(self.suites.items()))}
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ def flags(
     norm: str = None,             # bn, or gn (group norm of one group, a layer norm) throughout
     seed: int = None,             # of first weights, order, augmentation, limit and holdout
     seeds: Annotated[int, {"nargs": "+", "metavar": "K"}] = None,  # run these seeds in turn, give mean and sd
-    limit: int = None,            # train on so many pictures only
+    limit: int = None,            # train on this many pictures only
     size: int = None,             # side of the pictures, pixels: others are resized
     valid: str = None,            # what is watched while training: test (nothing is chosen by it) or holdout
     workers: int = None,          # processes that augment
@@ -41,7 +41,7 @@ def flags(
     cam_layer: str = None,        # layer of the Grad-CAM maps, such as layer4 or layer4+layer2
     gallery: int = None,          # misclassified pictures that are shown
     summary: bool = False,        # print the settings and the net, layer by layer, instead of training
-    checkpoint_minutes: float = None,  # save within an epoch too, so often
+    checkpoint_minutes: float = None,  # also save within an epoch, after so many minutes
     out: str = None,              # run folder
     resume: Annotated[str, _FOLDER] = None,  # go on with the run in FOLDER, --out or the newest
     quiet: bool = False,          # print warnings and errors only
@@ -151,11 +151,13 @@ def _begun(recipe: Recipe, flags, args) -> tuple[str | None, bool, dict, str | N
     """The run folder; of a run to resume: that it is, what its flags were and where its data lies. A flag
     that is given again must say the same"""
     out, resume = _resumed(recipe, args)
-    if not resume or not Path(out, "recipe.json").exists(): return out, resume, {}, None
+    if not resume: return out, resume, {}, None
     from .runs import begun, saved_recipe
+    if args.seeds: return out, resume, {}, begun(Path(out, f"seed{args.seeds[0]}")).get("data")
+    if not Path(out, "recipe.json").exists(): return out, resume, {}, None
     saved = saved_recipe(Path(out))
     known = flat(saved) | saved
-    kept = {k: known[k] for k in (*flags, "explain") if k in known and k != "lr.num_it"}    # `lr` has that
+    kept = {k: known[k] for k in ("explain", *flags) if k in known and k != "lr.num_it"}    # `lr` has that
     return out, resume, kept, begun(Path(out)).get("data")
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from .errors import InputError, UnknownName
 
-__all__ = ["MODELS", "NORMS", "airbench", "create_model", "custom_resnet", "head_of", "last_linear",
-           "layer_groups", "model_summary", "resnet101", "resnet18", "resnet34", "resnet50", "unused_weights",
-           "zero_residuals"]
+__all__ = ["MODELS", "NORMS", "airbench", "check_head", "create_model", "custom_resnet", "head_of",
+           "last_linear", "layer_groups", "model_summary", "resnet101", "resnet18", "resnet34", "resnet50",
+           "unused_weights", "wrong_head", "zero_residuals"]
 
 NORMS = {"bn": nn.BatchNorm2d, "gn": partial(nn.GroupNorm, 1)}   # GroupNorm(1, C): LayerNorm over (C, H, W)
 
@@ -204,6 +204,19 @@ def last_linear(model: nn.Module) -> nn.Linear | None:
 def head_of(model: nn.Module) -> list[nn.Parameter]:
     "The parameters of the last linear layer, if there is one"
     return list(last.parameters()) if (last := last_linear(model)) else []
+
+
+def check_head(model: nn.Module, classes: int) -> nn.Module:
+    "`model`. Raises: InputError where it ends in a linear layer for another number of classes"
+    for last in [m for m in model.modules() if m._parameters][-1:]:
+        if isinstance(last, nn.Linear) and last.out_features != classes:
+            raise wrong_head(last.out_features, classes)
+    return model
+
+
+def wrong_head(n_out: int, classes: int) -> InputError:
+    return InputError(f"the head has {n_out} outputs but the data has {classes} classes. Leave n_out away, "
+                      "give a net with such a head, or change the data.")
 
 
 COLUMNS = ("input_size", "output_size", "num_params", "params_percent", "kernel_size", "mult_adds")

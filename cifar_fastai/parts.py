@@ -118,7 +118,7 @@ class LRFind(Part):
     "The learning rate is the one that a range test finds (Smith 2017), never by the test set"
     rule: str = "peak"          # up to 4 × where the loss is lowest; "minimum" (a tenth of it), "valley" …
     divide: float = 1.0         # the found rate is divided by it
-    num_it: int = 100           # batches; fewer, but 60, where the training has fewer
+    num_it: int = 100           # batches; where the training has fewer, as many as it has, but at least 60
     mode: str = "exp"           # the rate rises by a factor ("exp") or by a step ("linear")
     on: str = "train"           # whose loss it judges by: "train" or "holdout"
     start_lr: float = 1e-5

@@ -63,7 +63,7 @@ def _state(on_cpu: bool, **kwargs):
         from accelerate import PartialState
     except ImportError as error:
         raise InputError("several processes were started, and accelerate, which lets them train together, is "
-                         'missing. Install it: pip install "cifar_fastai[distributed]".') from error
+                         'missing. Install it: pip install accelerate.') from error
     return PartialState(cpu=on_cpu, **kwargs)
 
 

@@ -60,15 +60,16 @@ def _parsed(text: str, path: Path):
 
 
 def _swept(fields: dict, folder: Path) -> list[str]:
-    "The same of the lines that `python -m benchmarks accuracy` has written, by data set"
+    "The same of the lines that `python -m benchmarks accuracy` has written, by data set: each seed once"
     found = {}
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_text().splitlines():
-            row = _parsed(line, path)
-            if row["judged_on"] == "test" and _fields(Recipe.from_dict(row["settings"])) == fields:
-                found.setdefault(row["data"], []).append(row)
+            row, same = _parsed(line, path), ("data", "data_fingerprint")
+            recipe = Recipe.from_dict(row["settings"])
+            if row["judged_on"] == "test" and _fields(recipe) == fields:
+                found.setdefault((*(row.get(k) for k in same), recipe.tta), {})[recipe.seed] = row
     return [f"{_of_seeds([r['accuracy'] for r in rows])}{_with_tta(rows)}, n={len(rows)} ({data})"
-            for data, rows in found.items()]
+            for (data, *_), of_seed in found.items() for rows in [list(of_seed.values())]]
 
 
 def _with_tta(rows: list[dict]) -> str:
@@ -183,7 +184,8 @@ def _predict(argv: list[str]) -> None:
 def _explain(argv: list[str]) -> None:
     parser = _net_parser("explain", "Draw the heat map of a net over pictures.")
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, folders, - for standard input")
-    parser.add_argument("--layer", nargs="+", default=[], help="such as layer3; default: layer4+layer2")
+    parser.add_argument("--layer", nargs="+", default=[],
+                        help="such as layer3; default: the last stage with detail")
     parser.add_argument("--method", default="gradcam",
                         help="gradcam, hirescam, xgradcam, layercam or gradcam++")
     parser.add_argument("--target", metavar="CLASS", help="class of the map (default: the predicted one)")

@@ -70,6 +70,7 @@ def swept(tmp_path, tiny_registered, learnable, undrawn, monkeypatch):
 
 def test_what_the_file_has_is_not_trained_again(swept):
     first = swept([0])
+    first = json.loads(json.dumps(first))
     assert len(swept.trained) == 2 and read_rows(swept.file) == first
     again = swept()
     assert [t[:2] for t in swept.trained[2:]] == [(5e-4, 1), (.01, 1)] and again[:2] == first
@@ -93,6 +94,19 @@ def test_a_sweep_that_was_killed_goes_on_with_the_run_that_it_had_begun(swept):
     assert {k: row[k] for k in same} == {k: whole[k] for k in same} and row["resumed"] != whole["resumed"]
 
 
+def test_a_sweep_that_was_killed_while_its_folder_was_made_begins_it_anew(swept, monkeypatch):
+    from cifar_fastai.runs import run_folder
+    with pytest.raises(Killed), pytest.MonkeyPatch.context() as m:
+        def killed(path, *_):
+            if path.name == "begun.json": raise Killed
+            return write_json(path, *_)
+        write_json = run_folder.write_json
+        m.setattr(run_folder, "write_json", killed)
+        swept([0])
+    assert (next(swept.work.iterdir()) / "recipe.json").exists()
+    assert len(swept([0])) == 2
+
+
 def test_an_ablation_tells_of_the_holdout(swept):
     row, = swept([0], [("as it is", TINY.but(valid="holdout"))], judge="holdout")
     assert row["judged_on"] == "holdout" and row["pictures"] == 32 and row["training_pictures"] == 128
@@ -108,6 +122,8 @@ def test_the_table_has_mean_sd_and_the_difference_of_the_same_seeds():
     lines = table(rows).splitlines()[2:]
     assert lines[0] == "| `r` | as it is | 2 | 91.00 ± 1.41 |  |  | 2 | 0.5 | 10 |"
     assert lines[1] == "| `r` | b | 2 | 92.50 ± 2.12 | 95.00 | 1.50 ± 0.71 | 2 | 0.5 | 10 |"
+    edited = table([*rows, row("b of before", 0, .5, base="an earlier r")]).splitlines()[-1]
+    assert edited == "| `r` | b of before | 1 | 50.00 |  |  | 2 | 0.5 | 10 |", "no pair with today's recipe"
     other = table([*rows, row("b of other runs", 0, .5, given={"bs": 64})]).splitlines()[-1]
     assert other == "| `r` | b of other runs | 1 | 50.00 |  |  | 2 | 0.5 | 10 |"
 
@@ -146,12 +162,25 @@ def test_work_is_counted_from_multiplications_and_additions_forward_and_back():
 def test_the_found_rate_is_compared_with_a_grid_around_it(swept, learnable, monkeypatch):
     monkeypatch.setattr(accuracy, "RATES", TINY.but(valid="holdout", tta="none"))
     monkeypatch.setattr(accuracy, "product", lambda *_: [("tiny", 32)])
-    rows = list(accuracy.rates(learnable, [0], swept.file, swept.work))
+    rows = list(accuracy.rates(learnable, [0], swept.file, swept.work, epochs=1))
     found = rows[0]["lr"]
+    assert all(r["given"] == {"epochs": 1} and r["base"] == rows[0]["fingerprint"] for r in rows)
     assert [r["lr"] for r in rows] == pytest.approx([found, found / 4, found / 2, 2 * found, 4 * found])
     best = max(r["accuracy"] for r in rows)
-    assert accuracy.lost(rows).endswith(f"lost {100 * (best - rows[0]['accuracy']):.2f}")
+    points = f"{100 * (best - rows[0]['accuracy']):.2f}"
+    first, last = accuracy.lost(rows).splitlines()
+    assert first.endswith(f"lost {points}") and last == f"lost in the mean, n=1: {points} points"
     assert all(r["judged_on"] == "holdout" for r in rows)
+
+
+def test_what_is_lost_is_lost_within_a_seed():
+    "The found rate is the best in both seeds, though one seed's best is above the other's"
+    rows = [{"recipe": "r", "seed": seed, "change": change, "lr": lr, "accuracy": value}
+            for seed, best in ((0, .80), (1, .83)) for change, lr, value in
+            (("as it is", .1, best), ("2 × the rate", .2, best - .01))]
+    assert accuracy.lost(rows).splitlines()[-1] == "lost in the mean, n=2: 0.00 ± 0.00 points"
+    rows[3]["accuracy"] = .85
+    assert accuracy.lost(rows).splitlines()[-1] == "lost in the mean, n=2: 1.00 ± 1.41 points"
 
 
 def test_a_broken_line_is_named(tmp_path):

@@ -198,8 +198,17 @@ def test_a_suite_measured_later_joins_those_in_the_file_unless_the_machine_is_an
     second.add("gpu", "no GPU", HOW), second.save(file)
     both = Results.load(file)
     assert [r.goal_id for r in both.rows] == ["P1", "P5"] and both.left_out == ["no GPU"]
-    elsewhere.add("step", [found("P3")], HOW), elsewhere.save(file)
-    assert [r.goal_id for r in Results.load(file).rows] == ["P3"]
+    elsewhere.add("step", [found("P3")], HOW)
+    with pytest.raises(InputError, match="measured on another machine or with other versions. Name another"):
+        elsewhere.save(file)
+    assert Results.load(file).suites == both.suites
+
+
+def test_tables_that_are_no_goals_are_printed_and_do_not_get_into_the_file(tmp_path, monkeypatch, capsys):
+    from benchmarks import __main__ as command, memory
+    monkeypatch.setattr(memory, "run", lambda rounds: "memory  136 %\nof two lines")
+    command._run(["memory", "--json", str(tmp_path / "cpu.json")])
+    assert "136 %" in capsys.readouterr().out and Results.load(tmp_path / "cpu.json").suites == {}
 
 
 def test_chart_shows_how_many_times_as_fast_whichever_way_the_goal_is_written():
@@ -299,12 +308,15 @@ def test_the_other_libraries_maps_come_from_their_own_code():
 
 
 def test_the_maps_of_other_nets_stay_in_the_file_and_those_of_other_data_are_refused(tmp_path):
+    "Nets are known by their bytes: the runs of two folders of seeds have the same names"
     path, about = tmp_path / "maps.json", {"data": "jpeg", "data_fingerprint": "a"}
-    assert maps.others_in(path, about, {"weights": "x"}) == []
-    path.write_text(json.dumps(about | {"nets": [{"weights": "x", "n": 1}, {"weights": "y", "n": 2}]}))
-    assert maps.others_in(path, about, {"weights": "x"}) == [{"weights": "y", "n": 2}]
+    name, found = "seed1/weights.safetensors", {"weights": "seed1/weights.safetensors", "sha256": "2"}
+    assert maps.others_in(path, about, found) == []
+    nets = [{"weights": name, "sha256": s} for s in "12"] + [{"weights": name}, {"weights": "y"}]
+    path.write_text(json.dumps(about | {"nets": nets}))
+    assert maps.others_in(path, about, found) == [nets[0], nets[3]]
     with pytest.raises(InputError, match="measured on other data"):
-        maps.others_in(path, about | {"data_fingerprint": "b"}, {"weights": "x"})
+        maps.others_in(path, about | {"data_fingerprint": "b"}, found)
 
 
 def test_the_default_map_is_timed_beside_a_forward_pass():

@@ -12,6 +12,7 @@ from process import at, recipe as small, run, send
 from cifar_fastai import cli
 from cifar_fastai.checkpoints.stop_on_signal import Stopped
 from cifar_fastai.errors import InputError, report_errors
+from cifar_fastai.files import write_json
 from cifar_fastai.loaders.workers import LoaderError
 from cifar_fastai.parts import LRFind
 from cifar_fastai.recipe import Recipe, flat
@@ -79,6 +80,15 @@ def test_seeds_are_run_one_after_the_other(monkeypatch):
                         lambda *args, **kwargs: calls.append((args, kwargs["quiet"])))
     cli.main(recipe, ["--data", "digits", "--seeds", "3", "1", "--quiet"])
     assert calls == [((recipe, "digits", [3, 1], None), True)]
+
+
+def test_seeds_that_are_resumed_remember_where_their_pictures_lie(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr("cifar_fastai.runs.train_seeds", lambda *args, **kwargs: calls.append((args, kwargs)))
+    write_json(tmp_path / "seed3/checkpoints/begun.json", {"data": "digits"})
+    cli.main(recipe, ["--seeds", "3", "1", "--resume", str(tmp_path)])
+    (args, kwargs), = calls
+    assert args == (recipe, "digits", [3, 1], str(tmp_path)) and kwargs["resume"]
 
 
 def test_lr_find_can_be_asked_for(trained):

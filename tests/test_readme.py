@@ -15,15 +15,24 @@ TRAIN = (Path(__file__).parent.parent / "docs" / "train.md").read_text()
 LINES, AMENDED = (re.findall(r"```python\n(.*?)```", text, re.S)[0] for text in (README, TRAIN))
 
 
+def _shorter(text: str, *changes: tuple[str, str]) -> str:
+    "The lines with smaller pictures or nets and fewer epochs; each change must have something to change"
+    for a, b in changes:
+        assert a in text
+        text = text.replace(a, b)
+    return text
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("all_cores")
 def test_the_notebook_cell_trains_a_net_that_knows_digits():
     names = {}
-    exec(LINES.replace("n_epoch=20", "n_epoch=4").replace("cycle(20", "cycle(4"), names)
+    lines = _shorter(LINES, ("bs=64", "bs=64, size=16"), ("n_epoch=20", "n_epoch=4"), ("cycle(20", "cycle(4"))
+    exec(lines, names)
     learn, interp, out = (names[k] for k in ("learn", "interp", "out"))
     assert interp.accuracy > .85 and learn.validate()[1] == pytest.approx(interp.accuracy, abs=.01)
-    assert out.maps.shape[-2:] == (32, 32) and len(out.maps) == 64 == len(out.logits)
+    assert out.maps.shape[-2:] == (16, 16) and len(out.maps) == 64 == len(out.logits)
     assert (out.logits.argmax(1) == out.target).all(), "it explains the class said"
     assert len(plt.get_fignums()) == 3, "range test, mistakes, Grad-CAM"
     plt.close("all")
@@ -32,9 +41,7 @@ def test_the_notebook_cell_trains_a_net_that_knows_digits():
 def test_the_notebook_lines_end_in_the_weights_of_the_recipe(tmp_path, undrawn):
     from recipes.resnet18_20ep import recipe
     lines = LINES.split("\n\n")[:2]
-    for a, b in (('"digits", bs=64', "data, bs=8"), ("resnet18", "tiny_net"), ("20", "4")):
-        assert a in lines[1]
-        lines[1] = lines[1].replace(a, b)
+    lines[1] = _shorter(lines[1], ('"digits", bs=64', "data, bs=8"), ("resnet18", "tiny_net"), ("20", "4"))
     names = {"data": tiny.learnable(), "tiny_net": tiny.tiny_net}
     exec("\n".join(lines), names)
     learn, small = names["learn"], recipe.but(model="tiny", epochs=4)
@@ -54,7 +61,7 @@ def test_the_amended_recipe_leaves_a_whole_run(tmp_path, monkeypatch):
     from cifar_fastai.runs.verify import verify_run
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(AMENDED.replace("epochs=5", "epochs=1"), names)
+    exec(_shorter(AMENDED, ("epochs=5", "epochs=1, size=16")), names)
     folder = names["run"].folder
     assert verify_run(folder)[0] == [] and folder.resolve().parent == tmp_path / "runs" / "mine"
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .layouts import LAYOUT, arrange
+from .layouts import arrange
 from .picture_cache import decoded
 from .pictures import RULE
 from .trees import open_tree
 
-__all__ = ["Folder", "LAYOUT", "read_folder"]
+__all__ = ["Folder", "read_folder"]
 
 log = logging.getLogger("cifar_fastai")
 

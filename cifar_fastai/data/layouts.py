@@ -19,10 +19,10 @@ LAYOUT = "Give a folder with train/<class>/* and test/<class>/*."
 SPLITS = {"train": ("train", "training"), "test": ("test", "testing"),
           "valid": ("valid", "val", "validation")}
 SET_NAMES = frozenset(n for names in SPLITS.values() for n in names)
-PLAIN = {"images", "image", "imgs", "img", "pictures", "photos"}   # folders that name no class
-IMAGES = PLAIN - {"pictures", "photos"}                            # nor does one of these beside others
-Layout = namedtuple("Layout", "classes train test lines")
+IMAGES = {"images", "image", "imgs", "img"}                        # folders that never name a class
+PLAIN = IMAGES | {"pictures", "photos"}                            # nor do these, where they are alone
 # train, test: [(name below the root, label, (size, time))] by class and name. No test: to be split off
+Layout = namedtuple("Layout", "classes train test lines")
 
 
 class _Found(dict):
@@ -43,10 +43,8 @@ def arrange(tree) -> Layout:
     _check_classes(tree.root, train, test)
     classes, sets = tuple(sorted(train)), [train] if test is None else [train, test]
     if list(splits) == ["train"]: lines += _beside(at, top, splits["train"])
-    lines += _nearly_equal(classes)
-    for found in sets: lines += found.lines
-    strays = sum((found.strays for found in sets), [])
-    if strays:
+    lines += sum((found.lines for found in sets), _nearly_equal(classes))
+    if strays := sum((found.strays for found in sets), []):
         what = "1 file that is" if len(strays) == 1 else f"{len(strays):,} files that are"
         lines.append(f"passed over: {what} no picture by name: {_some(strays)}")
     return Layout(classes, _in_order(train, classes), _in_order(test or {}, classes), lines)
@@ -137,9 +135,9 @@ def _labelled(tree, at, node, kind, root, known=()):
         tables += [at + n for n in _files(node) if _is_table(n)]
     if not folders and not loose: return found if kind == "train" else None
     if not folders: return _by_table(tree, found, at, node, tables, known)
-    plain = [n for n in folders if n.lower() in IMAGES and n not in known] if len(folders) > 1 else []
-    if plain:
-        raise InputError(f"{tree.root}/{at}{plain[0]}/ stands beside other folders and names no class. Give "
+    images = [n for n in folders if n.lower() in IMAGES and n not in known]
+    if images and len(folders) > 1:
+        raise InputError(f"{tree.root}/{at}{images[0]}/ stands beside other folders and names no class. Give "
                          "it alone with a table of its classes, or rename it.")
     if loose:
         raise InputError(f"{tree.root}/{at}{loose[0]} lies outside the class folders. Move or remove it.")

@@ -4,6 +4,7 @@
     compare_runs(["runs/a", "runs/b-seeds"], "comparison")
 """
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,8 @@ def _folders(path: Path) -> list[Path]:
 
 def _read(folder: Path) -> SavedRun:
     results, recipe = read_json(folder / "results.json"), flat(read_json(folder / "recipe.json"))
+    recipe["processes"] = results.get("processes", 1)
+    if isinstance(recipe.get("lr"), (int, float)): recipe["lr"] = results.get("lr", recipe["lr"])  # scaled
     if not recipe.get("loss.smoothing", recipe.get("smoothing")) and "loss" in results:   # a run of before
         results = {"cross_entropy": results["loss"]} | results
     wrong = [k for k in NUMBERS if type(results.get(k)) not in (int, float)]
@@ -100,12 +103,14 @@ def _read(folder: Path) -> SavedRun:
 
 
 def grouped(runs: list[SavedRun]) -> list[Group]:
-    "Runs that differ by nothing but the seed stand together; names that recur say what differs"
-    groups = {}
+    """Runs that differ by nothing but the seed stand together, each seed once: the same again is a group of
+    its own. Names that recur say what differs"""
+    groups, times = {}, Counter()
     for r in runs:
         fields = {k: v for k, v in r.recipe.items() if k != "seed"}
         key = json.dumps([fields, _pictures(r)], sort_keys=True)
-        groups.setdefault(key, []).append(r)
+        groups.setdefault((key, times[key, r.results["seed"]]), []).append(r)
+        times[key, r.results["seed"]] += 1
     names = [g[0].results["recipe"] for g in groups.values()]
     alike = [[o[0] for o, n in zip(groups.values(), names) if n == name] for name in names]
     return [Group(_label(name, g[0], same), g) for name, g, same in zip(names, groups.values(), alike)]
@@ -121,7 +126,7 @@ def _label(name: str, run: SavedRun, same: list[SavedRun]) -> str:
     differ = [k for k in run.recipe if k != "seed" and any(o.recipe.get(k) != run.recipe[k] for o in same)]
     if len({_pictures(o) for o in same}) > 1: differ.append("data")
     shown = {**run.recipe, "data": run.results["data"]}
-    values = [f"{k}={shown[k]}" for k in differ]
+    values = [f"{k}={shown[k]}" for k in differ] or [run.folder.name]
     more = f", {len(values) - 4} more" if len(values) > 5 else ""
     return f"{name} ({', '.join(values[:4 if more else 5])}{more})"
 

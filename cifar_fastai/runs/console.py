@@ -13,7 +13,7 @@ from pathlib import Path
 from fastprogress.fastprogress import format_time
 
 from ..errors import InputError
-from ..files import SaveError
+from ..files import SaveError, read_json
 from ..recipe import counted
 
 __all__ = ["LostProcess", "OutOfMemory", "announce", "one_line_errors", "show_log", "show_table",
@@ -69,7 +69,7 @@ def show_log(
         shown.addFilter(lambda record: record.levelno < others and not getattr(record, "in_table", False))
         handlers.append(shown)
     if file is not None:
-        kept = _Kept(file, encoding="utf-8")
+        kept = _Kept(file, encoding="utf-8", errors="backslashreplace")
         kept.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         handlers.append(kept)
     for h in handlers: log.addHandler(h)
@@ -138,7 +138,7 @@ class LostProcess(InputError):
 @contextmanager
 def one_line_errors(
     folder: str | Path,   # of the run
-    bs: int,              # pictures a batch, as asked for
+    bs: int,              # pictures a batch, as asked for; recipe.json has those that the data allows
 ):
     """Turn out-of-memory, disk-full, lost processes and signals into one-line errors that name the last
     checkpoint. Raises: LostProcess, OutOfMemory, SaveError, Stopped"""
@@ -157,6 +157,7 @@ def one_line_errors(
                               f"{goes_on}") from error
         if not _for_memory(error): raise
         saved = CheckpointStore(Path(folder) / "checkpoints").newest()
+        if (written := Path(folder) / "recipe.json").exists(): bs = read_json(written).get("bs", bs)
         kept = f" Last good checkpoint: {saved}; with more memory go on by --resume." if saved else ""
         found = (str(error).splitlines() or ["no room"])[0].rstrip(".")
         raise OutOfMemory(f"out of memory with batches of up to {bs} ({found[:200]}). Start a run with "

@@ -21,7 +21,6 @@ from ..training import epoch_row, fitting
 __all__ = ["History", "TensorBoardLog"]
 
 log = logging.getLogger("cifar_fastai")
-COLUMNS = ("epoch", "train_loss", "valid_loss", "accuracy", "lr", "mom")
 
 
 class History(Callback):

@@ -57,7 +57,7 @@ def train(
     compiled: bool = False,           # steps by `torch.compile`
     scale_lr: str | None = None,      # "linear" or "sqrt": see `runs.from_recipe.lr_factor`
     resume: bool = False,             # go on from the newest checkpoint in `out` that verifies
-    checkpoint_minutes: float | None = None,  # save within an epoch too, so often
+    checkpoint_minutes: float | None = None,  # also save within an epoch, after so many minutes
     quiet: bool = False,              # print warnings only
 ) -> Run:
     """Train `recipe` on `data`, explain the result on the test set and leave it all in a folder.
@@ -138,8 +138,8 @@ def load_run(
     recipe, before = recipe_of(folder), begun(folder)
     results = read_json(folder / "results.json")
     source = data if data is not None else before.get("data") or results["data"]
-    learn = learner_of(recipe, source, split=before.get("data_split"), device=device, workers=workers,
-                       precision=before.get("precision"))
+    learn = learner_of(recipe, source, unverified=True, split=before.get("data_split"), device=device,
+                       workers=workers, precision=before.get("precision"))      # the fingerprint decides
     if (has := learn.dls.data.fingerprint) != results["data_fingerprint"]:
         raise InputError(f"{learn.dls.data.source} holds other pictures than the run in {folder} had "
                          f"({has[:8]}, not {results['data_fingerprint'][:8]}). Give its data.")

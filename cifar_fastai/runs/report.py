@@ -31,7 +31,7 @@ from ..plots import (
 )
 
 __all__ = ["FoundRate", "measure_evidence", "numbers", "plot_batch", "plot_classes", "write_data",
-           "write_interpretation", "write_predictions", "write_training"]
+           "write_interpretation", "write_training"]
 
 LAYERS_METHOD = "layercam"      # of gradcam_layers.png: it holds at early layers, too
 
@@ -171,11 +171,6 @@ def measure_evidence(
     n = affordable(trained, len(interp), sum(maps.values()))
     found = iter(interp.gradcam_evidence(n, list(kinds.values())) if n else ())
     return {kind: list(islice(found, k)) for kind, k in maps.items()} if n else {}
-
-
-def write_predictions(interp: ImageInterpretation, path: str | Path) -> Path:
-    "Write one row a picture: index, true, predicted, confidence, loss"
-    return interp.to_csv(path)
 
 
 def cross_entropy(interp: ImageInterpretation) -> float:

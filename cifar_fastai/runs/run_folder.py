@@ -7,6 +7,7 @@
 import logging
 import os
 import re
+import shlex
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,8 @@ from ..files import TEMPORARY, read_json, save_atomically, sha256_of, sweep, wri
 from ..machine import versions
 from ..recipe import Recipe, training_fields
 
-__all__ = ["begin", "begun", "choose_folder", "for_all", "holds_run", "listed_sums", "load_recipe", "locked",
-           "newest_run", "recipe_of", "remove_if_refused", "saved_recipe", "seal", "seal_again",
+__all__ = ["again", "begin", "begun", "choose_folder", "for_all", "holds_run", "listed_sums", "load_recipe",
+           "locked", "newest_run", "recipe_of", "remove_if_refused", "saved_recipe", "seal", "seal_again",
            "sealed_files"]
 
 log = logging.getLogger("cifar_fastai")
@@ -84,6 +85,18 @@ def begun(folder: Path) -> dict:
     "What was decided when the run in `folder` was started: data, precision, device …; empty for a new one"
     path = folder / "checkpoints" / "begun.json"
     return read_json(path) if path.exists() else {}
+
+
+def again(folder: Path, results: dict) -> str:
+    "The command that repeats a run, for a shell; `results`: those of results.json"
+    how = begun(folder)
+    words = ["python", "-m", "recipes", "train", folder, "--data", how.get("data") or results["data"],
+             "--seed", results["seed"]]
+    for flag in ("data_split", "scale_lr"):
+        if how.get(flag) is not None: words += [f"--{flag.replace('_', '-')}", how[flag]]
+    if how.get("compiled"): words.append("--compile")
+    if results["data"].endswith("(unverified)"): words.append("--unverified")
+    return shlex.join(map(str, words))
 
 
 def begin(folder: Path, recipe: Recipe, decided: dict, resume: bool) -> None:

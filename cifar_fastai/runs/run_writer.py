@@ -32,8 +32,8 @@ from ..weights import About, save_weights
 from .console import announce, one_line_errors, show_log, silent_log
 from .from_recipe import work_of
 from .logs import History, TensorBoardLog
-from .report import FoundRate, measure_evidence, numbers, write_predictions
-from .run_folder import begin, begun, choose_folder, for_all, locked, remove_if_refused, seal
+from .report import FoundRate, measure_evidence, numbers
+from .run_folder import again, begin, begun, choose_folder, for_all, locked, remove_if_refused, seal
 
 __all__ = ["Run", "RunWriter", "open_run"]
 
@@ -175,7 +175,7 @@ class RunWriter:
         "Predictions, weights, results and TensorBoard's pictures; then the seal"
         folder, learn, data = self.folder, self.learn, self.learn.dls.data
         recipe = learn.recipe
-        write_predictions(interp, folder / "predictions.csv")
+        interp.to_csv(folder / "predictions.csv")
         about = About(recipe.model, recipe.build.norm, tuple(data.classes), data.size, tuple(data.mean),
                       tuple(data.std))
         save_weights(folder / "weights.safetensors", learn.model, about)
@@ -234,8 +234,7 @@ def write_page(
 ) -> Path:
     "report.html in the folder of `run`"
     r = run.results
-    command = f"python -m recipes train {run.folder} --data {r['data']} --seed {r['seed']}"
-    return write_report(run.folder, run.interp, r, history=history, found=found, command=command,
+    return write_report(run.folder, run.interp, r, history=history, found=found, command=again(run.folder, r),
                         lrs=lrs or [row["lr"] for row in history if row.get("lr")], features=features,
                         layer=run.learn.recipe.explain.layer)
 

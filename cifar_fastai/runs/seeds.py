@@ -9,10 +9,11 @@ from statistics import mean, stdev
 
 from ..errors import InputError
 from ..files import write_json
-from ..processes import rank
+from ..processes import agreed, join, rank
 from ..recipe import Recipe
 from .console import show_log
 from .one_run import train
+from .run_folder import choose_folder
 
 __all__ = ["summary", "train_seeds"]
 
@@ -29,10 +30,11 @@ def train_seeds(
     "Train `recipe` once for each of `seeds`, in turn, and write mean ± sd of its results"
     if len(set(seeds)) < len(seeds): raise InputError(f"seeds {seeds} repeat. Give each one once.")
     folder = Path(out or Path("runs") / recipe.name / f"{time.strftime('%Y%m%d-%H%M%S')}-seeds")
-    results = []
+    runs, results = {folder / f"seed{seed}": recipe.but(seed=seed) for seed in seeds}, []
+    join(kwargs.get("device"))
+    agreed(lambda: _check_folders(folder, runs, kwargs.get("resume", False)))
     with show_log(quiet=kwargs.get("quiet", False)):
-        for seed in seeds:
-            results.append(train(recipe.but(seed=seed), data, folder / f"seed{seed}", **kwargs).results)
+        for own, of_seed in runs.items(): results.append(train(of_seed, data, own, **kwargs).results)
         if rank(): return {}                # the first of several processes tells
         settings = {k: v for k, v in recipe.as_dict().items() if k != "seed"}
         found = summary(results) | {"settings": settings}
@@ -41,6 +43,13 @@ def train_seeds(
             if name in found: log.info("%-11s %s", label, found[name]["text"])
         log.info("folder      %s", folder)
     return found
+
+
+def _check_folders(folder: Path, runs: dict[Path, Recipe], resume: bool) -> None:
+    "Raises: InputError, before the first seed trains, where a later one could not"
+    for own, recipe in runs.items(): choose_folder(recipe, own, resume)
+    if not resume and (folder / "seeds.json").exists():
+        raise InputError(f"{folder} already holds the results of seeds. Give another folder.")
 
 
 def summary(results: list[dict]) -> dict:

@@ -35,7 +35,7 @@ from torch import nn
 from ..errors import InputError
 from ..loaders import LoaderError, worker_failed
 from ..machine import keep_freed_memory
-from ..models import create_model, head_of, layer_groups, zero_residuals
+from ..models import check_head, create_model, head_of, layer_groups, wrong_head, zero_residuals
 from ..parts import Build, Loss, LRFind, OneCycle, Optimizer
 from ..processes import join, launched
 from .callbacks import EpochSeed, EpochTable, look, loops
@@ -183,8 +183,7 @@ class ImageLearner(Learner):
         if self.opt is None: self.create_opt()
         self.opt.set_hyper("lr", self.lr if lr_max is None else lr_max)
         peak = np.array([h["lr"] for h in self.opt.hypers])
-        moms = self.moms if moms is None else moms
-        cycle = one_cycle(peak, n_epoch, pct_start, None, div, div_final, anneal, moms)
+        cycle = one_cycle(peak, n_epoch, pct_start, None, div, div_final, anneal, moms or self.moms)
         self.fit(n_epoch, cbs=[cycle, *listify(cbs)], reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
 
     def distrib_ctx(self, sync_bn=True, in_notebook=False, **kwargs):    # told by the environment, too
@@ -238,9 +237,9 @@ def cifar_learner(
     if smoothing is None: smoothing = Loss.smoothing if loss_func in (None, "ce") else 0.0
     loss, opt_func = create_loss(loss_func, smoothing), optimizer(opt, mom)
     device = torch.device(dls.device or "cpu")
-    if n_out is not None: _check_head(n_out, len(dls.vocab))
-    model = _model(arch, len(dls.vocab), norm, zero_residual, seed).to(
-        device, memory_format=torch.channels_last)
+    if n_out not in (None, len(dls.vocab)): raise wrong_head(n_out, len(dls.vocab))
+    model = _model(arch, len(dls.vocab), norm, zero_residual, seed)
+    model = model.to(device, memory_format=torch.channels_last)
     precision = choose_precision(precision, device)
     defaults = [TrainEvalCallback, DeviceRecorder(), WatchProgress, EpochTable, EpochSeed(seed)]
     if precision != "fp32": defaults.append(Precision(precision))
@@ -251,16 +250,8 @@ def cifar_learner(
     return learn
 
 
-def _check_head(n_out: int, classes: int) -> None:
-    if n_out == classes: return
-    raise InputError(f"the head has {n_out} outputs but the data has {classes} classes. "
-                     "Leave n_out away, give a net with such a head, or change the data.")
-
-
 def _model(arch, n_out: int, norm: str, zero_residual: bool, seed: int) -> nn.Module:
-    if isinstance(arch, nn.Module):
-        model, (*_, last) = arch, (m for m in arch.modules() if m._parameters)
-        if isinstance(last, nn.Linear): _check_head(last.out_features, n_out)
+    if isinstance(arch, nn.Module): model = check_head(arch, n_out)
     else:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)

@@ -85,6 +85,22 @@ def test_a_run_named_twice_counts_once(runs):
     assert [r.folder.name for r in once] == ["seed1", "seed2"]
 
 
+def test_the_same_seed_again_is_no_second_seed(runs, tmp_path):
+    again = [shutil.copytree(runs / "long", tmp_path / name) for name in "ab"]
+    rows = table(grouped(read_runs([*again, runs / "long"]))).to_dict("records")
+    assert [(r["recipe"], r["n"]) for r in rows] == [(f"tiny ({name})", 1) for name in ("a", "b", "long")]
+
+
+@pytest.mark.parametrize("changes, label", [({"processes": 4}, "processes=4"), ({"lr": .4}, "lr=0.4")])
+def test_runs_of_other_steps_are_no_seeds_of_one_group(runs, tmp_path, changes, label):
+    "recipe.json has the batch of a process and the rate before `--scale-lr`"
+    other = shutil.copytree(runs / "long", tmp_path / "other")
+    _write(other / "results.json", {"seed": 2} | changes)
+    _write(other / "recipe.json", {"seed": 2})
+    names = [g.label for g in grouped(read_runs([runs / "long", other]))]
+    assert len(names) == 2 and names[1] == f"tiny ({label})"
+
+
 def test_the_difference_of_confusions_is_that_of_shares_averaged_over_seeds(runs):
     many, one = grouped(read_runs([runs / "seeds", runs / "long"]))
     shares = []

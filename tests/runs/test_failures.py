@@ -48,3 +48,9 @@ def test_a_stopped_run_is_told_to_be_resumed_once_there_is_something_to_resume(t
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), KeyError("x"),
                                    InputError("no"), OSError(errno.ENOENT, "No file"), KeyboardInterrupt()])
 def test_everything_else_goes_through_as_it_is(tmp_path, error): assert said(tmp_path, error) is error
+
+
+def test_the_batch_that_ran_out_of_memory_is_the_one_that_the_data_allowed(tmp_path):
+    (tmp_path / "recipe.json").write_text('{"bs": 32}')
+    found = str(said(tmp_path, MemoryError()))
+    assert "batches of up to 32" in found and "--bs 16" in found

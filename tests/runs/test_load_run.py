@@ -2,13 +2,19 @@
 import json
 import pickle
 import re
+import shlex
+from shutil import copytree
 
 import pytest
 import torch
-from tiny import learnable as make, recipe as TINY, write_folder
+from official import PY10, members_of, tar
+from tiny import learnable as make, recipe as TINY, undrawn, write_folder
 
+from cifar_fastai import cli, serve
+from cifar_fastai.data import sources
 from cifar_fastai.errors import InputError
 from cifar_fastai.runs import load_run, report_again, train, verify_run
+from cifar_fastai.runs.run_folder import again
 from recipes.__main__ import main
 
 pytestmark = pytest.mark.no_rounding
@@ -50,7 +56,6 @@ def test_other_pictures_are_refused_and_the_same_ones_taken_from_elsewhere(train
 
 @pytest.mark.parametrize("gone", ["weights.safetensors", "results.json", "recipe.json"])
 def test_a_folder_without_one_of_its_files_is_refused(trained, tmp_path, gone):
-    from shutil import copytree
     folder = copytree(trained.folder, tmp_path / "run")
     (folder / gone).unlink()
     with pytest.raises(InputError, match=gone.split(".")[0]): load_run(folder, device="cpu")
@@ -84,3 +89,46 @@ def test_a_run_whose_page_was_changed_by_hand_is_not_sealed_by_another_file(trai
     table.write_text(kept)
     assert any("predictions.csv is not what was written" in line for line in wrong)
     assert verify_run(trained.folder)[0] == []
+
+
+@pytest.fixture(scope="module")
+def unverified(tmp_path_factory, tiny_registered):
+    "A run on an archive of CIFAR's form that is not the official one, in a folder with a blank in its name"
+    folder = tmp_path_factory.mktemp("my data")
+    archive = tar(folder / PY10.archive, PY10, members_of(PY10))
+    small = TINY.but(epochs=1, bs=8, size=32, lr=.05, aug="pad_crop")
+    with pytest.MonkeyPatch.context() as m:
+        undrawn(m.setattr)
+        return train(small, archive, folder / "a run", unverified=True, quiet=True, device="cpu")
+
+
+def test_a_run_on_an_unverified_archive_comes_back_by_its_fingerprint(unverified):
+    again = load_run(unverified.folder, device="cpu")
+    assert torch.equal(again.interp.preds, unverified.interp.preds)
+    assert serve.tested_pictures(unverified.folder).shape == (4, 32, 32, 3)
+    assert report_again(unverified.folder, device="cpu").exists()
+
+
+def test_pictures_for_a_gallery_are_never_downloaded(unverified, monkeypatch, tmp_path):
+    "A run on `cifar10` was copied to a machine without it"
+    folder = copytree(unverified.folder, tmp_path / "run")
+    begun = json.loads((folder / "checkpoints/begun.json").read_text())
+    (folder / "checkpoints/begun.json").write_text(json.dumps(begun | {"data": "cifar10"}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sources, "fetch", lambda name: pytest.fail("a download"))
+    assert serve.tested_pictures(folder) is None
+
+
+def test_the_command_on_the_page_repeats_the_run(unverified, trained, tmp_path):
+    words = shlex.split(again(unverified.folder, unverified.results))
+    assert words[:5] == ["python", "-m", "recipes", "train", str(unverified.folder)]
+    assert words[words.index("--data") + 1].endswith(f"my data0/{PY10.archive}") and "--unverified" in words
+    folder = copytree(trained.folder, tmp_path / "run")
+    begun = json.loads((folder / "checkpoints/begun.json").read_text())
+    how = {"data_split": .3, "scale_lr": "sqrt", "compiled": True, "data": "$HOME/x y"}
+    (folder / "checkpoints/begun.json").write_text(json.dumps(begun | how))
+    words = shlex.split(again(folder, trained.results))
+    args = cli.parse(TINY, words[5:])
+    assert (args.data, args.data_split, args.scale_lr, args.compile) == ("$HOME/x y", .3, "sqrt", True)
+    assert args.seed == TINY.seed and not args.unverified

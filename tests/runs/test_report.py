@@ -129,5 +129,5 @@ def test_numbers_are_json_and_agree_with_the_interpretation(interp):
 
 
 def test_predictions_are_written_as_csv(interp, tmp_path):
-    text = report.write_predictions(interp, tmp_path / "predictions.csv").read_text(encoding="utf-8")
+    text = interp.to_csv(tmp_path / "predictions.csv").read_text(encoding="utf-8")
     assert text.splitlines()[0] == "index,true,predicted,confidence,loss" and len(text.splitlines()) == 24

@@ -257,8 +257,10 @@ def test_F6_before_the_first_checkpoint_too(tmp_path):
 
 
 def test_F6_names_and_maps_may_change(half):
-    status, text = run("--resume", half, recipe=recipe.but(explain={"layer": "layer1", "every": 1}))
+    status, text = run("--resume", half, "--cam-layer", "layer1", "--gallery", 7)
     assert status == 0, text
+    explain = json.loads((half / "recipe.json").read_text())["explain"]
+    assert explain == recipe.explain.but(layer="layer1", gallery=7).as_dict()
     same = [n for n in hashes(half) if n.endswith(("csv", "safetensors"))]
     assert hashes(half, same) == hashes(whole(), same)
 

@@ -50,3 +50,17 @@ def test_seeds_that_repeat_are_refused_before_anything_runs(monkeypatch, tmp_pat
     with pytest.raises(InputError, match=r"seeds \[1, 2, 1\] repeat. Give each one once."):
         train_seeds(recipe, "digits", [1, 2, 1], tmp_path / "x")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("there, given, says", [
+    (None, [1, 2, -3], "seed=-3"), ("seed3/recipe.json", [1, 2, 3], "seed3 already holds a run"),
+    ("seeds.json", [4, 5], "already holds the results of seeds. Give another folder")])
+def test_what_a_later_seed_cannot_do_is_refused_before_the_first_trains(there, given, says, monkeypatch,
+                                                                        tmp_path):
+    monkeypatch.setattr(seeds, "train", lambda *args, **kwargs: 1 / 0)
+    if there:
+        (tmp_path / there).parent.mkdir(exist_ok=True)
+        (tmp_path / there).write_text("{}")
+    with pytest.raises(InputError, match=says): train_seeds(recipe, "digits", given, tmp_path)
+    if there:
+        with pytest.raises(ZeroDivisionError): train_seeds(recipe, "digits", given, tmp_path, resume=True)

@@ -3,11 +3,15 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from fastai.callback.core import Callback
 
 from cifar_fastai.errors import InputError
+from cifar_fastai.files import write_json
+from cifar_fastai.parts import LRFind
 from cifar_fastai.runs import one_run as runs
 from cifar_fastai.training.lr_finder import fallback_rate, loss_fell, minimum, peak, slide, steep, valley
 
@@ -82,3 +86,15 @@ def test_a_recipe_with_a_short_range_test_leaves_slide_out(undrawn, learnable, t
     run = runs.train(short, learnable, tmp_path / "run", device="cpu")
     found = json.loads((tmp_path / "run/checkpoints/lr_find.json").read_text())
     assert list(found["suggestions"]) == ["valley", "minimum", "steep", "peak"] and run.results["lr"] > 0
+
+
+def test_F13_a_loss_that_is_no_number_ends_the_curve_and_the_run_goes_on(learner, tmp_path):
+    "A rate is found from what came before, and what was found can be written down"
+    class Spoil(Callback):
+        def after_loss(self):
+            if self.training and self.train_iter == 31:
+                self.learn.loss_grad = self.learn.loss = self.loss * float("nan")
+    learn = learner(cbs=Spoil())
+    found = runs.find_lr(tiny.recipe.but(lr=LRFind()), learn)
+    assert len(found.lrs) == len(found.losses) == 31 and np.isfinite(found.losses).all() and found.chosen > 0
+    write_json(tmp_path / "lr_find.json", found._asdict())
