@@ -222,10 +222,7 @@ def table(rows: list[dict]) -> str:
     lines = [_line(head), "|" + "---|" * len(head)]
     for of in groups(rows).values():
         first = of[0]
-        same = ("recipe", "judged_on", "data_fingerprint", "epochs", "training_pictures", "given", "base")
-        alike = [r for r in rows if all(r.get(k) == first.get(k) for k in same)]
-        base = {r["seed"]: r for r in alike if r["change"] == "as it is"}
-        pairs = [r["accuracy"] - base[r["seed"]]["accuracy"] for r in of if r["seed"] in base]
+        pairs = [r["accuracy"] - base["accuracy"] for r in of for base in _bases(r, rows)[-1:]]
         less = mean_sd(pairs, ".2f", 100) if pairs and first["change"] != "as it is" else ""
         tta = [r["accuracy_tta"] for r in of if "accuracy_tta" in r]
         lines.append(_line([
@@ -234,6 +231,13 @@ def table(rows: list[dict]) -> str:
             *([less] if changed else []),
             f"{first['epochs']}", f"{first['petaflop']:.3g}", f"{mean(r['seconds'] for r in of):,.0f}"]))
     return "\n".join(lines)
+
+
+def _bases(row: dict, rows: list[dict]) -> list[dict]:
+    "The rows of what `row` is a change of, with its seed; rows of before do not say which recipe that was"
+    same = ("recipe", "judged_on", "data_fingerprint", "epochs", "training_pictures", "given", "seed")
+    return [r for r in rows if r["change"] == "as it is" and all(r.get(k) == row.get(k) for k in same)
+            and (r.get("base") == row.get("base") or None in (r.get("base"), row.get("base")))]
 
 
 def _line(cells: list[str]) -> str: return f"| {' | '.join(cells)} |"

@@ -41,7 +41,7 @@ def flags(
     cam_layer: str = None,        # layer of the Grad-CAM maps, such as layer4 or layer4+layer2
     gallery: int = None,          # misclassified pictures that are shown
     summary: bool = False,        # print the settings and the net, layer by layer, instead of training
-    checkpoint_minutes: float = None,  # also save within an epoch, after so many minutes
+    checkpoint_minutes: float = None,  # also save within an epoch, every so many minutes
     out: str = None,              # run folder
     resume: Annotated[str, _FOLDER] = None,  # go on with the run in FOLDER, --out or the newest
     quiet: bool = False,          # print warnings and errors only
@@ -90,8 +90,11 @@ def main(
         if args.summary:
             _summarise(recipe.but(**given), args.data)
             return
-        out, resume, kept, data = _of_first(lambda: _begun(recipe, changes, args), args.device)
-        args.data = args.data or data or "cifar10"
+        out, resume, kept, how = _of_first(lambda: _begun(recipe, changes, args), args.device)
+        args.data = args.data or how.get("data") or "cifar10"
+        for flag in ("data_split", "scale_lr"):
+            if getattr(args, flag) is None: setattr(args, flag, how.get(flag))
+        args.compile = args.compile or how.get("compiled", False)
         _run(recipe.but(**kept | given), args, out, resume)
 
 
@@ -147,18 +150,19 @@ def _resumed(recipe: Recipe, args) -> tuple[str | None, bool]:
     return str(folder), True
 
 
-def _begun(recipe: Recipe, flags, args) -> tuple[str | None, bool, dict, str | None]:
-    """The run folder; of a run to resume: that it is, what its flags were and where its data lies. A flag
-    that is given again must say the same"""
+def _begun(recipe: Recipe, flags, args) -> tuple[str | None, bool, dict, dict]:
+    """The run folder; of a run to resume (of seeds, the first that was begun): that it is, what its flags
+    were and how it was begun. A flag that is given again must say the same"""
     out, resume = _resumed(recipe, args)
-    if not resume: return out, resume, {}, None
+    if not resume: return out, resume, {}, {}
     from .runs import begun, saved_recipe
-    if args.seeds: return out, resume, {}, begun(Path(out, f"seed{args.seeds[0]}")).get("data")
-    if not Path(out, "recipe.json").exists(): return out, resume, {}, None
+    if args.seeds:
+        return out, resume, {}, next(filter(None, (begun(Path(out, f"seed{k}")) for k in args.seeds)), {})
+    if not Path(out, "recipe.json").exists(): return out, resume, {}, {}
     saved = saved_recipe(Path(out))
     known = flat(saved) | saved
     kept = {k: known[k] for k in ("explain", *flags) if k in known and k != "lr.num_it"}    # `lr` has that
-    return out, resume, kept, begun(Path(out)).get("data")
+    return out, resume, kept, begun(Path(out))
 
 
 def _of_first(find: Callable, device: str | None):

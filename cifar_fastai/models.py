@@ -206,12 +206,10 @@ def head_of(model: nn.Module) -> list[nn.Parameter]:
     return list(last.parameters()) if (last := last_linear(model)) else []
 
 
-def check_head(model: nn.Module, classes: int) -> nn.Module:
-    "`model`. Raises: InputError where it ends in a linear layer for another number of classes"
-    for last in [m for m in model.modules() if m._parameters][-1:]:
-        if isinstance(last, nn.Linear) and last.out_features != classes:
-            raise wrong_head(last.out_features, classes)
-    return model
+def check_head(model: nn.Module, classes: int) -> None:
+    "Raises: InputError where a net has linear layers, and none of them for this number of classes"
+    sizes = [m.out_features for m in model.modules() if isinstance(m, nn.Linear)]
+    if sizes and classes not in sizes: raise wrong_head(sizes[-1], classes)
 
 
 def wrong_head(n_out: int, classes: int) -> InputError:

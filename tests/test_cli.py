@@ -85,10 +85,12 @@ def test_seeds_are_run_one_after_the_other(monkeypatch):
 def test_seeds_that_are_resumed_remember_where_their_pictures_lie(monkeypatch, tmp_path):
     calls = []
     monkeypatch.setattr("cifar_fastai.runs.train_seeds", lambda *args, **kwargs: calls.append((args, kwargs)))
-    write_json(tmp_path / "seed3/checkpoints/begun.json", {"data": "digits"})
-    cli.main(recipe, ["--seeds", "3", "1", "--resume", str(tmp_path)])
+    begun = {"data": "digits", "data_split": .3, "scale_lr": "sqrt", "compiled": True}
+    write_json(tmp_path / "seed3/checkpoints/begun.json", begun)
+    cli.main(recipe, ["--seeds", "4", "3", "1", "--resume", str(tmp_path), "--data-split", ".4"])
     (args, kwargs), = calls
-    assert args == (recipe, "digits", [3, 1], str(tmp_path)) and kwargs["resume"]
+    assert args == (recipe, "digits", [4, 3, 1], str(tmp_path)) and kwargs["resume"]
+    assert (kwargs["split"], kwargs["scale_lr"], kwargs["compiled"]) == (.4, "sqrt", True)
 
 
 def test_lr_find_can_be_asked_for(trained):

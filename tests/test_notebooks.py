@@ -44,6 +44,7 @@ def executed():
         book = nbformat.read(path, 4)
         for c in book.cells:
             c.source = re.sub(r"(?m)^EPOCHS = \d+", "EPOCHS = 2", c.source).replace("size=24", "size=16")
+        assert any("size=16" in c.source for c in book.cells)
         plain = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}     # inline
         plain["OMP_NUM_THREADS"] = str(own_cores())
         nbclient.NotebookClient(book, timeout=280, kernel_name="python3",

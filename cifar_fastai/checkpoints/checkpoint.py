@@ -95,8 +95,7 @@ class Checkpoint(StopFit):
         events of the epochs it skips, which breaks `Recorder`, `CSVLogger` and `SaveModelCallback`"""
         if self.learn is learn and event_type == "epoch":
             if learn.epoch < start: return
-            restore_generators(learn, now := state["epoch generators"])
-            if now.get("epoch") is not None: learn.dls.train.set_epoch(now["epoch"])
+            self._draw_as(state["epoch generators"])
         if self.learn is not learn or event_type == "train":
             del learn._with_events
             if self.learn is learn and state["batch"]: f = partial(self._rest_of_epoch, state)
@@ -138,7 +137,14 @@ class Checkpoint(StopFit):
 
     def after_fit(self):
         self.cleanup()
+        ended = self.found and (self.found["fit"], self.found["epoch"]) == (self.fit_number, self.length)
+        if ended: self._draw_as(self.found["epoch generators"])      # what comes after goes on from there
         super().after_fit()
+
+    def _draw_as(self, then: dict) -> None:
+        "Put generators and the loader's epoch where they were"
+        restore_generators(self.learn, then)
+        if then.get("epoch") is not None: self.learn.dls.train.set_epoch(then["epoch"])
 
     def cleanup(self): self.learn.__dict__.pop("_with_events", None)
 

@@ -137,7 +137,7 @@ def generators(learn) -> dict:
         "torch": torch.get_rng_state(), "python": random.getstate(), "numpy": np.random.get_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         "loader": loader.getstate() if isinstance(loader, random.Random) else None,
-        "epoch": getattr(learn.dls.train, "epoch", None)})
+        "epoch": learn.dls.train.epoch if hasattr(type(learn.dls.train), "set_epoch") else None})
 
 
 def restore_generators(learn, state: dict) -> None:
@@ -170,7 +170,7 @@ def run_fields(learn) -> dict:
 def fit_fields(learn) -> dict:
     "What one fit must share: its length and its schedule, sampled at eleven points; JSON values"
     schedules = [cb.scheds for cb in learn.cbs if isinstance(cb, ParamScheduler)]
-    rules = {k: v for cb in learn.cbs if hasattr(type(cb), "rule") for k, v in cb.rule().items()}
+    rules = {k: v for cb in learn.cbs if hasattr(type(cb), "fit_rule") for k, v in cb.fit_rule().items()}
     sampled = {k: [np.ravel(f(i / 10)).tolist() for i in range(11)] for s in schedules for k, f in s.items()}
     hypers = {k: [float(h[k]) for h in learn.opt.hypers] for k in ("lr", "wd") if k in learn.opt.hypers[0]}
     return {"epochs": learn.n_epoch, "batches": len(learn.dls.train), "schedule": hypers | sampled} | rules

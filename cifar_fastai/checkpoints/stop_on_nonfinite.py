@@ -85,6 +85,7 @@ class StopOnNonFinite(StopFit):
         if not self.moving: self.settle()
 
     def after_cancel_step(self):                          # fp16, where the scaler skips steps by itself
+        self.waiting = False
         self._judge(float(self.learn.loss), 0., 0., self.learn.epoch, self.learn.iter)
 
     def after_train(self): self.settle()

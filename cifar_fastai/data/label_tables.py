@@ -54,13 +54,13 @@ def _key(cell): return cell.strip().replace("\\", "/").rpartition("/")[2]
 
 
 def _column_of_names(rows, by_key, where):
-    """The column that names the most pictures, of equals with the most whole file names: where these are
+    """The column with the most whole file names, else with names of the most pictures: where these are
     numbers, an index or a class looks like a name too. None where no column has one. Raises: InputError"""
     width = min(len(rows[0]), 50) if rows else 0        # pixels in a table: names come before them
     columns = [[_key(r[i]) if len(r) > i else "" for r in rows] for i in range(width)]
-    ranks = [(len({by_key[k] for k in cells if k in by_key}), sum(by_key.get(k) == k for k in cells),
-              cells[0].lower() not in NAMES) for cells in columns]
-    if width < 2 or not max(ranks)[0]: return None
+    ranks = [(sum(by_key.get(k) == k for k in cells), len({by_key[k] for k in cells if k in by_key}),
+              cells[0].lower() not in NAMES, sum(k in by_key for k in cells)) for cells in columns]
+    if width < 2 or not max(ranks)[1]: return None
     first, *others = [i for i, rank in enumerate(ranks) if rank == max(ranks)]
     for i in others:
         if columns[i][1:] == columns[first][1:]: continue

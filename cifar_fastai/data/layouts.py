@@ -19,8 +19,8 @@ LAYOUT = "Give a folder with train/<class>/* and test/<class>/*."
 SPLITS = {"train": ("train", "training"), "test": ("test", "testing"),
           "valid": ("valid", "val", "validation")}
 SET_NAMES = frozenset(n for names in SPLITS.values() for n in names)
-IMAGES = {"images", "image", "imgs", "img"}                        # folders that never name a class
-PLAIN = IMAGES | {"pictures", "photos"}                            # nor do these, where they are alone
+PLAIN = {"images", "image", "imgs", "img", "pictures", "photos"}   # folders that name no class
+ABOUT = {"mask", "label", "annotation", "segmentation", "trimap"}  # nor do these beside images; also in -s
 # train, test: [(name below the root, label, (size, time))] by class and name. No test: to be split off
 Layout = namedtuple("Layout", "classes train test lines")
 
@@ -132,13 +132,13 @@ def _labelled(tree, at, node, kind, root, known=()):
     if one and _pictures(node[one]) and (tables or one.lower() in PLAIN) and one not in known:
         at, node, folders = f"{at}{one}/", node[one], []
         loose = _pictures(node)
-        tables += [at + n for n in _files(node) if _is_table(n)]
+        tables = tables or [at + n for n in _files(node) if _is_table(n) and not n.endswith(".txt")]
     if not folders and not loose: return found if kind == "train" else None
     if not folders: return _by_table(tree, found, at, node, tables, known)
-    images = [n for n in folders if n.lower() in IMAGES and n not in known]
-    if images and len(folders) > 1:
-        raise InputError(f"{tree.root}/{at}{images[0]}/ stands beside other folders and names no class. Give "
-                         "it alone with a table of its classes, or rename it.")
+    about = [n for n in folders if n.lower().removesuffix("s") in ABOUT]
+    if about and {"image", "images", "img", "imgs"} & {n.lower() for n in folders}:
+        raise InputError(f"{tree.root}/{at}{about[0]}/ and the images beside it are no classes. Give the "
+                         "images alone with a table of their classes, or rename them.")
     if loose:
         raise InputError(f"{tree.root}/{at}{loose[0]} lies outside the class folders. Move or remove it.")
     found.strays += [at + n for n in _files(node)]

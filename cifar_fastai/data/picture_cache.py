@@ -115,14 +115,16 @@ def _processes(root: Path, size: int) -> Iterator[Callable]:
     def read(names: Sequence[str]) -> np.ndarray:
         process = free.get()
         try:
-            process.stdin.write(json.dumps(list(names)).encode() + b"\n")
-            process.stdin.flush()
+            with suppress(BrokenPipeError):                # the answer is short then, too
+                process.stdin.write(json.dumps(list(names)).encode() + b"\n")
+                process.stdin.flush()
             answer = process.stdout.readline()
             if answer.endswith(b"\n") and (failed := json.loads(answer)): raise InputError(failed)
             data = process.stdout.read(len(names) * size * size * 3)
             if len(data) < len(names) * size * size * 3:
-                raise DecoderKilled("a process that decodes pictures was killed, for lack of memory as a "
-                                    "rule. Make room and start again: what is decoded is kept.")
+                why = "for lack of memory as a rule" if process.wait() < 0 else f"status {process.wait()}"
+                raise DecoderKilled(f"a process that decodes pictures has ended ({why}). Make room and start "
+                                    "again: what is decoded is kept.")
             return np.frombuffer(data, np.uint8).reshape(-1, size, size, 3)
         finally: free.put(process)
     try: yield read

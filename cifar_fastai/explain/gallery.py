@@ -154,7 +154,7 @@ class Gallery:
         idx = self._known(k) if asked else self.misclassified(k).tolist()
         if not (idx or asked):
             idx = self.top_losses(k)[1].tolist()
-            if target == ("pred", "true"): target = "pred"            # twice the same
+            if target in (("pred", "true"), ["pred", "true"]): target = "pred"       # twice the same
             caption = f"{self._no_mistakes()} These have the largest losses.\n{caption}".rstrip()
         if not idx: return show_message(self._no_mistakes())
         groups = [[self._tile(i, p)] for i, p in zip(idx, self.pictures(idx))]

@@ -67,8 +67,8 @@ class GradCAMCallback(Callback):
         method: str = "gradcam",   # one of `gradcam.METHODS`
         target=None,               # None: the predicted class; "true"; a class or its name
         path=None,                 # a PNG that is written anew with each set
-        measure: bool = True,      # fill `evidence` at the end, in at most a twentieth of the fit's time, of
-                                   # the same pictures also by other maps where these are no better than noise
+        measure: bool = True,      # fill `evidence` at the end, in at most a twentieth of the fit's time;
+                                   # others too where these maps are no better than noise
     ):
         for name, value in (("every", every), ("n", n)):
             if value < 1: raise InputError(f"GradCAMCallback: {name}={value}. Give 1 or more.")

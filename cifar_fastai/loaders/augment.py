@@ -125,7 +125,7 @@ PLACED = (PILMask, TensorMask, TensorPoint, TensorBBox, LabeledBBox)    # labels
 class AlbumentationsTransform(RandTransform):
     """Albumentations as a fastai item transform, for PIL pictures in any DataBlock. Labels pass untouched.
     Must end in pictures (uint8 or float, H×W×3 or H×W): normalise with a batch transform.
-    Raises: InputError beside masks, points, boxes or another picture, which would no longer fit."""
+    Raises: InputError beside masks, points, boxes or a picture as target, which would no longer fit."""
     split_idx, order = None, 2
 
     def __init__(
@@ -148,14 +148,14 @@ class AlbumentationsTransform(RandTransform):
     def before_call(self, b, split_idx):
         self.do, self.aug = True, self.of(split_idx)
         if not (isinstance(b, tuple) and self.aug): return
-        placed, pictures = ([o for o in b if isinstance(o, kind)] for kind in (PLACED, PILImage))
+        placed = [o for o in b if isinstance(o, PLACED)]
         if placed:
             kind = type(placed[0]).__name__
             raise InputError(f"AlbumentationsTransform would change the picture, not the {kind} that lies "
                              "in it. Use fastai's own item transforms.")
-        if len(pictures) > 1:
-            raise InputError(f"AlbumentationsTransform would change {len(pictures)} pictures of an item "
-                             "each in its own way. Use fastai's own item transforms.")
+        if len(b) > 1 and isinstance(b[-1], PILImage):
+            raise InputError("AlbumentationsTransform would change the picture that is the target in another "
+                             "way than its input. Use fastai's own item transforms.")
 
     def encodes(self, img: PILImage):
         if self.aug is None: return img

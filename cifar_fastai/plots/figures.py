@@ -203,7 +203,7 @@ def show_tiles(
     for ax in axs.flat:
         ax.set(xticks=[], yticks=[], facecolor="none")
         ax.spines[:].set_visible(False)
-    points = 72 * figsize[0] / (sum(ratios) * ncols) - 6          # that a tile is wide
+    points = .95 * 72 * figsize[0] / (sum(ratios) * ncols) - 4    # that a tile is wide; letters are hinted
     for g, group in enumerate(groups):
         for t, tile in enumerate(group):
             _draw(axs[g // ncols, g % ncols * len(ratios) + t], tile, fontsize, points)
@@ -232,7 +232,10 @@ def fit_text(
     if (most := max(map(wide, lines))) <= width: return
     label.set_fontsize(max(LEAST, label.get_fontsize() * width / most))
     for k, line in enumerate(lines):
-        while wide(lines[k]) > width and len(line) > 1: line, lines[k] = line[:-1], line[:-1].rstrip() + "…"
+        if wide(line) <= 1.001 * width: continue
+        line = line[:int(len(line) * width / wide(line)) + 2]                # about as many as fit
+        while len(line) > 1 and wide(line.rstrip() + "…") > width: line = line[:-1]
+        lines[k] = line.rstrip() + "…"
     label.set_text("\n".join(lines))
 
 

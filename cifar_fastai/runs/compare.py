@@ -113,7 +113,10 @@ def grouped(runs: list[SavedRun]) -> list[Group]:
         times[key, r.results["seed"]] += 1
     names = [g[0].results["recipe"] for g in groups.values()]
     alike = [[o[0] for o, n in zip(groups.values(), names) if n == name] for name in names]
-    return [Group(_label(name, g[0], same), g) for name, g, same in zip(names, groups.values(), alike)]
+    labels = [_label(name, g[0], same) for name, g, same in zip(names, groups.values(), alike)]
+    place = lambda run: f", {run.folder.parent.name}/{run.folder.name}"
+    return [Group(label + (place(g[0]) if labels.count(label) > 1 else ""), g)
+            for label, g in zip(labels, groups.values())]
 
 
 def _pictures(run: SavedRun) -> str:
@@ -126,7 +129,8 @@ def _label(name: str, run: SavedRun, same: list[SavedRun]) -> str:
     differ = [k for k in run.recipe if k != "seed" and any(o.recipe.get(k) != run.recipe[k] for o in same)]
     if len({_pictures(o) for o in same}) > 1: differ.append("data")
     shown = {**run.recipe, "data": run.results["data"]}
-    values = [f"{k}={shown[k]}" for k in differ] or [run.folder.name]
+    values = [f"{k}={shown[k]}" for k in differ]
+    if not values: return name
     more = f", {len(values) - 4} more" if len(values) > 5 else ""
     return f"{name} ({', '.join(values[:4 if more else 5])}{more})"
 
@@ -166,7 +170,7 @@ def compare_runs(
     "Read the runs, write a table and figures. Raises: InputError"
     groups, out = grouped(read_runs(paths)), Path(out)
     found = table(groups)
-    save_atomically(out / "comparison.csv", found.to_csv(index=False).encode())
+    save_atomically(out / "comparison.csv", found.to_csv(index=False).encode(errors="backslashreplace"))
     with offscreen():
         save_figure(plot_history(groups), out / "curves.png")
         save_figure(plot_results(groups), out / "accuracy.png")

@@ -5,7 +5,7 @@ What `python -m recipes.<name>` calls.
     run.accuracy, run.folder, run.interp.plot_gradcam(9)
 
     learn = learner_of(recipe, "digits")          # the Learner that `train` trains, to go on with by hand
-    fit(recipe, learn, find_lr(recipe, learn).chosen)
+    fit(learn.recipe, learn, find_lr(learn.recipe, learn).chosen)
 """
 import logging
 from pathlib import Path
@@ -57,7 +57,7 @@ def train(
     compiled: bool = False,           # steps by `torch.compile`
     scale_lr: str | None = None,      # "linear" or "sqrt": see `runs.from_recipe.lr_factor`
     resume: bool = False,             # go on from the newest checkpoint in `out` that verifies
-    checkpoint_minutes: float | None = None,  # also save within an epoch, after so many minutes
+    checkpoint_minutes: float | None = None,  # also save within an epoch, every so many minutes
     quiet: bool = False,              # print warnings only
 ) -> Run:
     """Train `recipe` on `data`, explain the result on the test set and leave it all in a folder.
@@ -77,10 +77,10 @@ def train(
                                path=writer.folder / "figures" / "gradcam_epochs.png")
         compiler = [Compiled()] if decided["compiled"] else []
         with learn.distrib_ctx():                 # as many processes as were started together
-            found = writer.rate_found() or find_lr(recipe, learn, decided["lr_factor"])
+            found = writer.rate_found() or find_lr(learn.recipe, learn, decided["lr_factor"])
             writer.keep_rate(found)
             if not rank(): write_data(writer.folder, learn.dls)
-            fit(recipe, learn, found.chosen, cbs=[*writer.callbacks(), maps, *compiler, *listify(cbs)])
+            fit(learn.recipe, learn, found.chosen, cbs=[*writer.callbacks(), maps, *compiler, *listify(cbs)])
             interp = ImageInterpretation.from_learner(learn, ds_idx=-1, tta=recipe.tta)   # of the test set
         if rank(): return Run(writer.folder, numbers(interp), learn, interp)     # the first process writes
         return _explained(writer, interp, found, maps)
@@ -136,10 +136,11 @@ def load_run(
     Raises: InputError for a folder that holds no whole run, or other data than the run had"""
     folder = Path(folder)
     recipe, before = recipe_of(folder), begun(folder)
+    precision = "auto" if before.get("precision") == "fp16" else before.get("precision")     # a GPU's alone
     results = read_json(folder / "results.json")
     source = data if data is not None else before.get("data") or results["data"]
-    learn = learner_of(recipe, source, unverified=True, split=before.get("data_split"), device=device,
-                       workers=workers, precision=before.get("precision"))      # the fingerprint decides
+    learn = learner_of(recipe, source, unverified=results["data"].endswith("(unverified)"), device=device,
+                       split=before.get("data_split"), workers=workers, precision=precision)
     if (has := learn.dls.data.fingerprint) != results["data_fingerprint"]:
         raise InputError(f"{learn.dls.data.source} holds other pictures than the run in {folder} had "
                          f"({has[:8]}, not {results['data_fingerprint'][:8]}). Give its data.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from ..errors import InputError
-from ..files import write_json
+from ..files import read_json, write_json
 from ..processes import agreed, join, rank
 from ..recipe import Recipe
 from .console import show_log
@@ -32,10 +32,12 @@ def train_seeds(
     folder = Path(out or Path("runs") / recipe.name / f"{time.strftime('%Y%m%d-%H%M%S')}-seeds")
     runs, results = {folder / f"seed{seed}": recipe.but(seed=seed) for seed in seeds}, []
     join(kwargs.get("device"))
-    agreed(lambda: _check_folders(folder, runs, kwargs.get("resume", False)))
+    agreed(lambda: _check_folders(folder, seeds, runs, kwargs.get("resume", False)))
     with show_log(quiet=kwargs.get("quiet", False)):
         for own, of_seed in runs.items(): results.append(train(of_seed, data, own, **kwargs).results)
         if rank(): return {}                # the first of several processes tells
+        if not recipe.limit and len({r.get("data_fingerprint") for r in results}) > 1:
+            raise InputError(f"the seeds in {folder} had other pictures each. Train them in another folder.")
         settings = {k: v for k, v in recipe.as_dict().items() if k != "seed"}
         found = summary(results) | {"settings": settings}
         write_json(folder / "seeds.json", found)
@@ -45,11 +47,13 @@ def train_seeds(
     return found
 
 
-def _check_folders(folder: Path, runs: dict[Path, Recipe], resume: bool) -> None:
-    "Raises: InputError, before the first seed trains, where a later one could not"
+def _check_folders(folder: Path, seeds: list[int], runs: dict[Path, Recipe], resume: bool) -> None:
+    "Raises: InputError, before the first seed trains, where a later one could not, or others were told of"
     for own, recipe in runs.items(): choose_folder(recipe, own, resume)
-    if not resume and (folder / "seeds.json").exists():
-        raise InputError(f"{folder} already holds the results of seeds. Give another folder.")
+    there = read_json(folder / "seeds.json").get("seeds", []) if (folder / "seeds.json").exists() else None
+    if there is None or resume and set(there) <= set(seeds): return
+    raise InputError(f"{folder} already holds the results of seeds {there}. Give another folder, or these "
+                     "seeds and --resume.")
 
 
 def summary(results: list[dict]) -> dict:

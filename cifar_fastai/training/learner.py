@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from fastai.callback import hook  # noqa: F401  (patches `summary` into Learner)
 from fastai.callback.core import TrainEvalCallback, _inner_loop
-from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 from fastai.metrics import accuracy
@@ -42,7 +41,7 @@ from .callbacks import EpochSeed, EpochTable, look, loops
 from .losses import create_loss
 from .lr_finder import find_rate
 from .optimizers import TorchOptimizer, optimizer
-from .precision import Precision, choose_precision
+from .precision import Precision, ToPrecision, choose_precision
 from .progress import WatchProgress, watched
 from .records import DeviceRecorder, mean_metric
 from .schedules import one_cycle
@@ -50,7 +49,7 @@ from .schedules import one_cycle
 __all__ = ["ImageLearner", "cifar_learner"]
 
 
-class ImageLearner(Learner):
+class ImageLearner(ToPrecision, Learner):
     """A fastai `Learner` with less overhead a batch, that also cleans up where a fit is interrupted or fails,
     and whose `lr_find` changes nothing but the recorder."""
     _listeners, deaf = None, ()   # `deaf`: see `training.callbacks.look`
@@ -63,10 +62,6 @@ class ImageLearner(Learner):
     def remove_cb(self, cb):
         self._listeners = None
         return super().remove_cb(cb)
-
-    def to_fp32(self): return self.remove_cb(Precision).remove_cb(MixedPrecision)
-    def to_fp16(self, **kwargs): return Learner.to_fp16(self.remove_cb(Precision), **kwargs)
-    def to_bf16(self, **kwargs): return Learner.to_bf16(self.remove_cb(Precision), **kwargs)
 
     @property
     def metrics(self): return self._metrics
@@ -183,7 +178,8 @@ class ImageLearner(Learner):
         if self.opt is None: self.create_opt()
         self.opt.set_hyper("lr", self.lr if lr_max is None else lr_max)
         peak = np.array([h["lr"] for h in self.opt.hypers])
-        cycle = one_cycle(peak, n_epoch, pct_start, None, div, div_final, anneal, moms or self.moms)
+        moms = self.moms if moms is None else moms
+        cycle = one_cycle(peak, n_epoch, pct_start, None, div, div_final, anneal, moms)
         self.fit(n_epoch, cbs=[cycle, *listify(cbs)], reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
 
     def distrib_ctx(self, sync_bn=True, in_notebook=False, **kwargs):    # told by the environment, too
@@ -239,6 +235,7 @@ def cifar_learner(
     device = torch.device(dls.device or "cpu")
     if n_out not in (None, len(dls.vocab)): raise wrong_head(n_out, len(dls.vocab))
     model = _model(arch, len(dls.vocab), norm, zero_residual, seed)
+    if loss_func is None or isinstance(loss_func, str): check_head(model, len(dls.vocab))
     model = model.to(device, memory_format=torch.channels_last)
     precision = choose_precision(precision, device)
     defaults = [TrainEvalCallback, DeviceRecorder(), WatchProgress, EpochTable, EpochSeed(seed)]
@@ -251,7 +248,7 @@ def cifar_learner(
 
 
 def _model(arch, n_out: int, norm: str, zero_residual: bool, seed: int) -> nn.Module:
-    if isinstance(arch, nn.Module): model = check_head(arch, n_out)
+    if isinstance(arch, nn.Module): model = arch
     else:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)

@@ -15,7 +15,7 @@ from ..errors import InputError, UnknownName
 from ..machine import fast_bf16
 from .callbacks import inside_fit, loops
 
-__all__ = ["PRECISIONS", "Precision", "choose_precision", "precision_of"]
+__all__ = ["PRECISIONS", "Precision", "ToPrecision", "choose_precision", "precision_of"]
 
 log = logging.getLogger("cifar_fastai")
 
@@ -73,6 +73,22 @@ class Precision(Callback):
     def cleanup(self):
         "Leave the autocast, if one is entered"
         while self.entered: self.after_loss()
+
+
+class ToPrecision:
+    "fastai's `to_fp32`, `to_fp16` and `to_bf16` for a Learner that may have our `Precision`: they replace it"
+
+    def to_fp32(self): return self.remove_cb(Precision).remove_cb(MixedPrecision)
+
+    def to_fp16(self, **kwargs):
+        self.remove_cb(Precision)
+        return super().to_fp16(**kwargs)
+
+    def to_bf16(self, **kwargs):
+        "Ours stays where it is bf16: fastai's does nothing on a CPU"
+        if "bf16" in [vars(cb).get("precision") for cb in self.cbs]: return self
+        self.remove_cb(Precision)
+        return super().to_bf16(**kwargs)
 
 
 def _only_predicts(precision: str, device: torch.device) -> bool:

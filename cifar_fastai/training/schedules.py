@@ -60,7 +60,7 @@ def one_cycle(
                              "Give an epoch inside, or a share by pct_start.")
         pct_start = peak_epoch / epochs
     scheds = {"lr": _two(pct_start, lr / div, lr, lr / div_final, ANNEALS[anneal])}
-    if moms is not None: scheds["mom"] = _two(pct_start, *moms, ANNEALS[anneal])
+    if moms is not None: scheds["mom"] = _two(pct_start, *map(float, moms), ANNEALS[anneal])
     return RecordedSchedule(scheds)
 
 
@@ -112,9 +112,9 @@ class PlateauSchedule(RecordedSchedule):
         self.lr, self.patience, self.drop, self.cooldown = lr, patience, drop, cooldown
         self.min_lr, self.threshold = min_lr, threshold
 
-    def rule(self) -> dict:
-        "What a resumed fit must share: a schedule that goes by losses cannot be sampled"
-        names = "lr", "patience", "drop", "cooldown", "min_lr", "threshold"
+    def fit_rule(self) -> dict:
+        "What a resumed fit must share beside its first rate: a schedule that goes by losses is not sampled"
+        names = "patience", "drop", "cooldown", "min_lr", "threshold"
         return {f"the plateau's {k}": getattr(self, k) for k in names}
 
     def before_fit(self):

@@ -16,7 +16,7 @@ __all__ = ["AverageWeights"]
 
 class AverageWeights(Callback):
     """Average the weights, and the running statistics of batch norm with them, over the steps of a fit.
-    Validation sees the average, and the net ends with it.
+    Validation sees the average, and the net ends with it, also beside callbacks that put other weights in.
 
     Without lookahead the net trains on as if there were none (Polyak & Juditsky 1992; every few steps as in
     Page 2019). With lookahead the net goes on from the average after each update (Zhang et al. 2019), and

@@ -229,3 +229,24 @@ def test_what_no_checkpoint_takes_of_a_strangers_callback_is_left_out_with_a_war
     scramble()
     with pytest.warns(UserWarning): end = fit(learn, tmp_path / "run", [Mine()], True)
     assert end == undisturbed["nesterov"]
+
+
+@pytest.mark.parametrize("ours", [False, True], ids=["stock loaders", "our loaders"])
+def test_F20_a_second_fit_that_was_killed_before_its_first_checkpoint_begins_as_it_did(ours, tmp_path,
+                                                                                       learnable):
+    "As in `fine_tune`: the newest checkpoint is the end of the first fit"
+    def end(checkpoint, cbs):
+        learn = tiny()
+        if ours:
+            dls = cifar_dataloaders(learnable, 32, "pad_crop_flip", num_workers=0, device="cpu")
+            torch.manual_seed(0)
+            learn = Learner(dls, tiny_net(4), CrossEntropyLossFlat())
+        learn.add_cbs([checkpoint, *cbs])
+        with learn.no_bar(), learn.no_logging():
+            for epochs in (1, 2): learn.fit_one_cycle(epochs, .1)
+        return learn.model.state_dict()
+    whole = end(Checkpoint(tmp_path / "whole"), [])
+    with pytest.raises(Killed): end(Checkpoint(tmp_path / "killed"), [KillAt("after_step", 6)])
+    scramble()
+    found = end(Checkpoint(tmp_path / "killed", resume=True), [])
+    assert all(torch.equal(v, whole[k]) for k, v in found.items())

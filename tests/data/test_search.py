@@ -65,7 +65,7 @@ def test_a_folder_with_both_sets_is_refused_and_a_damaged_copy_is_passed_over(tm
     (half / "data_batch_1").unlink()
     assert load_data(both).source == "cifar10" and "passed over" in caplog.text
     (both / PY10.archive).write_bytes(b"no archive")
-    with pytest.raises(InputError): load_data(both)
+    with pytest.raises(InputError, match="cifar-10-python.tar.gz"): load_data(both)
 
 
 def test_cifar100_is_not_taken_for_cifar10(tmp_path, monkeypatch):

@@ -174,14 +174,19 @@ def _(root):
     for name, inside in (("a", "images"), ("b", "train/images")):
         fill(root / name, inside, n=6)
         add(root / name, f"{inside}/labels.csv", "\n".join(["name,label", *map(",".join, LABELS)]).encode())
-        yield root / name, taken(4, 2, says=[f"those of {inside}/labels.csv", SPLIT], check=by_number)
+        for k in range(6): add(root / name, f"{inside}/{k}.txt", b"0 .5 .5 .1 .1\n")     # boxes: no table
+        yield root / name, taken(4, 2, check=by_number, says=[
+            f"those of {inside}/labels.csv", SPLIT, f"6 files that are no picture by name: {inside}/0.txt"])
 
 
-@case("`images/` beside `masks/`, `annotations/` or others")
+@case("`images/` beside `masks/`, `labels/`, `annotations/`, `segmentations/` or `trimaps/`")
 def _(root):
-    fill(root, "images", "masks")
-    add(root, "labels.csv", "\n".join(["name,label", *map(",".join, LABELS)]).encode())
-    return None, refused("images/ stands beside other folders and names no class. Give it alone")
+    for name in ("masks", "Labels", "annotation"):
+        fill(root / name, "images", name)
+        add(root / name, "labels.csv", "\n".join(["name,label", *map(",".join, LABELS)]).encode())
+        yield root / name, refused(f"/{name}/ and the images beside it are no classes. Give the images alone")
+    fill(root / "classes", "image", "text", "table")
+    assert load_data(root / "classes").classes == ("image", "table", "text")
 
 
 @case("`train/<class>/images/*` and `val/images/*` beside `val_annotations.txt` (Tiny-ImageNet)")
@@ -206,13 +211,16 @@ def _(root):
     return None, taken(4, 2, says=["those of train.csv", "test/ is passed over"], check=by_number)
 
 
-@case("A table that gives a picture no class or two, or has several columns that may be the class")
+@case("A table that gives a picture no class or two, or has several columns that may be the class, "
+      "or two that may be the file names")
 def _(root):
     rows = "\n".join(map(",".join, LABELS))
     tables = {"none": ("id,label\n0,cat\n1,\n2,cat\n3,cat\n4,cat\n5,dog", "gives 1.png no class"),
               "absent": ("id,label\n0,cat\n1,dog\n2,cat\n", "no class for 3 of 6 pictures (3.png)"),
               "two": (f"id,label\n{rows}\n0,dog", "two classes, cat and dog"),
-              "columns": ("id,a,b\n" + rows.replace(",", ",x,"), "may be the class (a, b)")}
+              "columns": ("id,a,b\n" + rows.replace(",", ",x,"), "may be the class (a, b)"),
+              "names": ("a,b,label\n" + "\n".join(f"{5 - int(i)},{i},{c}" for i, c in LABELS),
+                        "two columns that may be the file names, the 1. and the 2.")}
     for kind, (table, says) in tables.items():
         kaggle(root / kind, table)
         yield root / kind, refused(says)
@@ -706,6 +714,12 @@ def test_two_columns_that_may_both_be_names_are_refused():
     text = "row,id,label\n" + "\n".join(f"{11 - i},{i},{'ab'[i % 2]}" for i in range(12))
     with pytest.raises(InputError, match="two columns that may be the file names, the 1. and the 2."):
         labels_in(text, NUMBERED, "t.csv")
+    rows = [f"{i},{i // 2},{'ab'[i // 2 % 2]}" for i in range(24)]       # two a picture
+    found = labels_in("\n".join(["annotation,image,label", *rows]), NUMBERED, "t.csv")
+    assert found == {name: "ab"[i % 2] for i, name in enumerate(NUMBERED)}
+    rows = [f"{k},{max(k - 1, 0)}.png,a" for k in range(12)]             # one is there twice, one is not
+    with pytest.raises(InputError, match="has no class for 1 of 12 pictures"):
+        labels_in("\n".join([",filename,label", *rows]), NUMBERED, "t.csv")
     same = "row,id,label\n" + "\n".join(f"{i},{i},{'ab'[i % 2]}" for i in range(12))
     assert labels_in(same, NUMBERED, "t.csv")["3.png"] == "b"
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.transforms import GrandparentSplitter, Normalize, get_image_files, parent_label
+from fastai.torch_core import TensorCategory
 from fastai.vision.core import PILImage, PILMask, TensorBBox, TensorPoint
 from fastai.vision.data import ImageBlock
 from fasttransform import Transform
@@ -339,9 +340,11 @@ def test_labels_that_lie_in_the_picture_are_refused(label):
 def test_a_picture_as_target_is_refused_as_it_would_be_cropped_elsewhere():
     pair = [PILImage.create(np.zeros((16, 16, 3), np.uint8)) for _ in range(2)]
     tfm = AlbumentationsTransform(policy.pad_crop_flip(), size=16)
-    with pytest.raises(InputError, match="would change 2 pictures of an item each in its own way"):
+    with pytest.raises(InputError, match="would change the picture that is the target in another way"):
         tfm(tuple(pair), split_idx=0)
     assert tfm(tuple(pair), split_idx=1)[1] is not None, "validation pictures stay as they are"
+    first, second, label = tfm((*pair, TensorCategory(1)), split_idx=0)
+    assert label == 1 and first.size == second.size == (16, 16), "two views as inputs are each augmented"
 
 
 PICTURE = np.random.default_rng(0).integers(1, 255, (32, 32, 3), np.uint8)

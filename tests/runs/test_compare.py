@@ -88,7 +88,13 @@ def test_a_run_named_twice_counts_once(runs):
 def test_the_same_seed_again_is_no_second_seed(runs, tmp_path):
     again = [shutil.copytree(runs / "long", tmp_path / name) for name in "ab"]
     rows = table(grouped(read_runs([*again, runs / "long"]))).to_dict("records")
-    assert [(r["recipe"], r["n"]) for r in rows] == [(f"tiny ({name})", 1) for name in ("a", "b", "long")]
+    at = tmp_path.name, tmp_path.name, runs.name
+    assert [(r["recipe"], r["n"]) for r in rows] == [
+        (f"tiny, {parent}/{name}", 1) for parent, name in zip(at, ("a", "b", "long"))]
+    seeds = shutil.copytree(runs / "seeds", tmp_path / "more-seeds")
+    labels = [g.label for g in grouped(read_runs([runs / "seeds", seeds, runs / "long"]))]
+    assert labels == ["tiny (epochs=2, lr=find), seeds/seed1", "tiny (epochs=2, lr=find), more-seeds/seed1",
+                      "tiny (epochs=3, lr=0.1)"]
 
 
 @pytest.mark.parametrize("changes, label", [({"processes": 4}, "processes=4"), ({"lr": .4}, "lr=0.4")])

@@ -20,6 +20,7 @@ from cifar_fastai.errors import InputError
 from cifar_fastai.machine import versions
 from cifar_fastai.runs import from_recipe, report
 from cifar_fastai.runs.one_run import find_lr, fit, learner_of, train
+from cifar_fastai.runs.run_folder import load_recipe
 from cifar_fastai.training.callbacks import fitting
 from cifar_fastai.weights import load_weights
 
@@ -251,3 +252,16 @@ def test_with_a_holdout_the_test_set_is_only_seen_at_the_end(undrawn, learnable,
 @pytest.mark.parametrize("n, expected", [(50_000, 512), (160, 32), (1437, 256), (40, 8), (9, 2), (1, 2)])
 def test_small_data_gets_batches_small_enough_for_some_steps(n, expected):
     assert from_recipe._batch_size(recipe.but(bs=512, min_steps=5), n) == expected
+
+
+def test_gradients_are_accumulated_over_the_batches_that_the_data_allows(learnable, tmp_path, undrawn):
+    "160 pictures allow batches of 8: two of them make a step, also where the run's recipe is trained again"
+    asked = all_of_it.but(bs=512, min_steps=16, epochs=1, lr=.05, opt={"accumulate": 2}, aug=None)
+    first = train(asked, learnable, tmp_path / "a", quiet=True, device="cpu")
+    written = load_recipe(first.folder / "recipe.json")
+    again = train(written, learnable, tmp_path / "b", quiet=True, device="cpu")
+    assert first.learn.dls.train.bs == again.learn.dls.train.bs == 8
+    assert all(torch.equal(v, again.learn.model.state_dict()[k])
+               for k, v in first.learn.model.state_dict().items())
+    whole = train(asked.but(bs=8, opt={"accumulate": 1}), learnable, tmp_path / "c", quiet=True, device="cpu")
+    assert not torch.equal(whole.learn.model.fc.weight, first.learn.model.fc.weight)

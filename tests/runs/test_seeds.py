@@ -1,6 +1,7 @@
 """A result is a mean and a standard deviation over seeds, with n beside it."""
 import json
 from statistics import stdev
+from types import SimpleNamespace
 
 import pytest
 from tiny import recipe
@@ -54,7 +55,7 @@ def test_seeds_that_repeat_are_refused_before_anything_runs(monkeypatch, tmp_pat
 
 @pytest.mark.parametrize("there, given, says", [
     (None, [1, 2, -3], "seed=-3"), ("seed3/recipe.json", [1, 2, 3], "seed3 already holds a run"),
-    ("seeds.json", [4, 5], "already holds the results of seeds. Give another folder")])
+    ("seeds.json", [4, 5], "already holds the results of seeds .*Give another folder, or these seeds")])
 def test_what_a_later_seed_cannot_do_is_refused_before_the_first_trains(there, given, says, monkeypatch,
                                                                         tmp_path):
     monkeypatch.setattr(seeds, "train", lambda *args, **kwargs: 1 / 0)
@@ -64,3 +65,20 @@ def test_what_a_later_seed_cannot_do_is_refused_before_the_first_trains(there, g
     with pytest.raises(InputError, match=says): train_seeds(recipe, "digits", given, tmp_path)
     if there:
         with pytest.raises(ZeroDivisionError): train_seeds(recipe, "digits", given, tmp_path, resume=True)
+
+
+def test_seeds_of_other_pictures_are_not_averaged(monkeypatch, tmp_path):
+    found = iter([result(1, .9, data_fingerprint="a"), result(2, .8, data_fingerprint="b")])
+    monkeypatch.setattr(seeds, "train", lambda *args, **kwargs: SimpleNamespace(results=next(found)))
+    with pytest.raises(InputError, match="had other pictures each. Train them in another folder"):
+        train_seeds(recipe, "digits", [1, 2], tmp_path, quiet=True)
+    assert not (tmp_path / "seeds.json").exists()
+
+
+def test_resumed_seeds_do_not_take_the_place_of_others(monkeypatch, tmp_path):
+    quick = lambda recipe, *args, **kwargs: SimpleNamespace(results=result(recipe.seed, .9))
+    monkeypatch.setattr(seeds, "train", quick)
+    train_seeds(recipe, "digits", [1, 2], tmp_path, quiet=True)
+    with pytest.raises(InputError, match=r"results of seeds \[1, 2\]"):
+        train_seeds(recipe, "digits", [4], tmp_path, resume=True, quiet=True)
+    assert train_seeds(recipe, "digits", [1, 2, 4], tmp_path, resume=True, quiet=True)["seeds"] == [1, 2, 4]

@@ -108,6 +108,25 @@ def test_an_epoch_without_a_batch_has_no_loss(learnable):
     assert math.isnan(learn.recorder.values[-1][0]) and learn.recorder.values[-1][1] > 0
 
 
+class TwoHeads(nn.Module):
+    "Its head is registered before its body"
+    def __init__(self):
+        super().__init__()
+        self.head, self.body = nn.Linear(8, 4), nn.Sequential(nn.Flatten(), nn.Linear(768, 8))
+    def forward(self, x): return self.head(self.body(x))
+
+
+def test_a_net_is_not_refused_for_the_order_of_its_layers_or_for_a_loss_of_its_own(learner):
+    learner(arch=TwoHeads()).fit(1)
+    learner(arch=tiny_net(3), loss_func=lambda out, y: F.mse_loss(out[:, 0], y.float())).validate()
+
+
+def test_momenta_may_be_an_array_as_in_fastai(learner):
+    learn = learner()
+    learn.fit_one_cycle(1, .1, moms=np.array([.95, .85, .95]))
+    assert .85 <= min(learn.recorder.hps["mom"]) < .88
+
+
 # schedule
 
 def stock(dls):

@@ -55,7 +55,6 @@ def test_a_change_is_told_in_one_line(monkeypatch):
 def test_every_method_of_fastai_that_our_learner_overrides_is_watched_and_the_private_ones_are_explained():
     ours = {n for n, v in vars(ImageLearner).items() if inspect.isfunction(v) and hasattr(Learner, n)}
     ours -= {"__doc__", "tta", "lr_find", "distrib_ctx"}     # take whatever fastai's take
-    ours -= {"to_fp16", "to_bf16", "to_fp32"}
     assert {f"Learner.{n}" for n in ours} <= SIGNATURES.keys()
     for name in ours:
         if name.startswith("_"): assert re.search(rf"^    {name} ", learner.__doc__, re.M), name

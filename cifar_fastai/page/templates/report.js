@@ -74,7 +74,7 @@
   }
   function read() {
     if (location.hash && !location.hash.includes("=")) return false;     // a place on the page
-    const q = new URLSearchParams(location.hash.slice(1)), known = v => v !== "" && names[+v] !== undefined ? v : "";
+    const q = new URLSearchParams(location.hash.slice(1)), known = v => /^\d+$/.test(v) && +v < names.length ? v : "";
     Object.assign(state, { t: known(q.get("t") ?? ""), p: known(q.get("p") ?? ""), o: q.get("o") || "loss",
       r: q.has("r") || !data.mistakes, m: q.has("m"), i: q.has("i") ? +q.get("i") : null, l: +(q.get("l") || 0),
       c: q.get("c") === "true" ? "true" : "predicted" });
@@ -177,8 +177,9 @@
     const index = data.index[k], p = names[data.predicted[k]], t = names[data.true[k]], layer = data.maps[state.l];
     if (!layer) state.l = 0;
     $("v-title").textContent = `Picture ${index}` + (data.name[k] ? ` (${data.name[k]})` : "");
-    $("v-facts").replaceChildren(make("b", { class: wrong(k) ? "wrong" : "right" }, `predicted ${p}`), ` (${percent(
+    const facts = make("p", {}, make("b", { class: wrong(k) ? "wrong" : "right" }, `predicted ${p}`), ` (${percent(
       data.confidence[k])}), true ${t} (${percent(data.of_true[k])}), loss ${data.loss[k].toFixed(3)}`);
+    if (facts.textContent !== $("v-facts").textContent) $("v-facts").replaceChildren(...facts.childNodes);  // is said
     tabs($("v-layers"), data.maps.map(m => m.layer), state.l, l => { state.l = l; view(); });
     const kinds = ["predicted", "true"];
     tabs($("v-targets"), [`why ${p}`, `where ${t}`], kinds.indexOf(state.c), c => { state.c = kinds[c]; view(); });
