@@ -1,6 +1,7 @@
-"""What there is, and what is done with run folders and files.
+"""List the recipes, train one, and work with finished runs.
 
     python -m recipes                                  list the recipes
+    python -m recipes.resnet18_20ep [flags]            train one of them; --help lists the flags
     python -m recipes train FILE [flags]               train the recipe of a run again, or a file of your own
     python -m recipes compare RUN ... [--out FOLDER]   tabulate and plot runs
     python -m recipes predict RUN PICTURE ...          predict the classes of pictures: files, folders
@@ -111,6 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     with report_errors(debug="--debug" in argv):
         if not argv: print(listing())
         elif argv[0] in ("-h", "--help"): print(__doc__.strip())
+        elif argv[0] in recipes(): raise _is_recipe(argv[0])
         elif argv[0] not in COMMANDS: raise UnknownName("command of recipes", argv[0], COMMANDS)
         else: COMMANDS[argv[0]](argv[1:])
 
@@ -132,10 +134,19 @@ def _train(argv: list[str]) -> None:
     if not argv or argv[0].startswith("-"):
         raise InputError("python -m recipes train takes a recipe's file first. Give one, such as the "
                          "recipe.json of a run, then the flags.")
-    from cifar_fastai.runs import load_recipe
+    from cifar_fastai.runs import begun, load_recipe
     path = Path(argv[0])
-    recipe = load_recipe(path / "recipe.json" if path.is_dir() else path, name=path.stem)
-    cli.main(recipe, argv[1:], prog=f"python -m recipes train {argv[0]}")
+    if not path.exists() and argv[0] in recipes(): raise _is_recipe(argv[0])
+    if path.is_dir(): path /= "recipe.json"
+    recipe, how = load_recipe(path, name=path.stem), begun(path.parent)
+    known = (("--data", how.get("data")), ("--data-split", how.get("data_split")))      # of the run
+    kept = [str(v) for flag, value in known if value is not None for v in (flag, value)]
+    resumes = any(word.split("=")[0] == "--resume" for word in argv)
+    cli.main(recipe, [*([] if resumes else kept), *argv[1:]], prog=f"python -m recipes train {argv[0]}")
+
+
+def _is_recipe(name: str) -> InputError:
+    return InputError(f"{name} is a recipe of this book. Run python -m recipes.{name}, then the flags.")
 
 
 def _compare(argv: list[str]) -> None:

@@ -73,6 +73,25 @@ def test_commands_are_described_in_the_same_words_in_the_readme_and_in_help():
     assert ours == {k: said[k] for k in ours} and {*ours} == {"", *COMMANDS}
 
 
+def test_single_parts_work_on_stock_fastai_as_the_page_shows_them(tmp_path, monkeypatch):
+    "With fewer epochs and a small net, on pictures in folders"
+    tiny.write_folder(tiny.learnable(), tmp_path / "pictures")
+    monkeypatch.chdir(tmp_path)
+    block = next(b for b in re.findall(r"```python\n(.*?)```", TRAIN, re.S) if "DataBlock" in b)
+    names = {}
+    exec("from tiny import tiny_net\n" + _shorter(
+        block, ("resnet18(n_out=dls.c)", "tiny_net(dls.c), cbs=None"), ("cycle(5", "cycle(1")), names)
+    assert isinstance(names["learn"], names["Learner"]) and list(Path("checkpoints").glob("*.pt"))
+    plt.close("all")
+
+
+def test_the_file_for_pictures_that_must_not_be_mirrored_is_one(tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "your-own-pictures.md").read_text()
+    (tmp_path / "mine.json").write_text(re.findall(r"```json\n(.*?)```", page, re.S)[0])
+    found = load_recipe(tmp_path / "mine.json", name="mine")
+    assert (found.size, found.aug, found.opt.name) == (64, policy.pad_crop(), "muon")
+
+
 def test_the_file_is_the_recipe_that_it_looks_like(tmp_path):
     (tmp_path / "mine.json").write_text(re.findall(r"```json\n(.*?)```", TRAIN, re.S)[0])
     aug = policy.from_dict({"pad": 4, "flip": .5})

@@ -74,7 +74,7 @@ def test_the_recipe_in_a_runs_folder_is_trained_again_to_the_same_weights(runs, 
     tiny.undrawn(monkeypatch.setattr)
     r = ALL["custom_resnet_24ep"].but(epochs=2, regularise={"mixup": .4}, name="mine", **SMALL)
     run = train(r, "digits", tmp_path / "first", quiet=True, device="cpu")
-    flags = ["--data", "digits", "--device", "cpu", "--quiet", "--out"]
+    flags = ["--device", "cpu", "--quiet", "--out"]        # its pictures are those of the run
     main(["train", str(run.folder), *flags, str(tmp_path / "again")])
     main(["train", str(run.folder / "recipe.json"), "--seed", "1", *flags, str(tmp_path / "other")])
     first, again, other = ((tmp_path / f / "weights.safetensors").read_bytes()
@@ -85,6 +85,8 @@ def test_the_recipe_in_a_runs_folder_is_trained_again_to_the_same_weights(runs, 
 @pytest.mark.parametrize("argv, said", [
     (["train"], "takes a recipe's file first"), (["train", "--seed"], "takes a recipe's file first"),
     (["train", "nowhere.json"], "nowhere.json cannot be read as JSON .No such file"),
+    (["train", "resnet18_20ep"], "is a recipe of this book. Run python -m recipes.resnet18_20ep"),
+    (["resnet34_20ep"], "is a recipe of this book. Run python -m recipes.resnet34_20ep"),
     (["trian"], "unknown command of recipes 'trian'. Did you mean train")])
 def test_a_wrong_command_is_one_line(argv, said, capsys):
     with pytest.raises(SystemExit, match="2"): main(argv)

@@ -89,7 +89,7 @@ def peak_factor(
     steps: float,    # in which the rate rises, until its peak
 ) -> float:
     """How many times the rate with the lowest loss a one-cycle can have as its peak: once for every 40 steps
-    of warm-up, but from a half to four times. Chosen on a holdout: docs/predecessors.md has the figures"""
+    of warm-up, but from a half to four times. Chosen on a holdout by SGD: docs/predecessors.md"""
     return max(0.5, min(4.0, steps / 40))
 
 
