@@ -250,5 +250,5 @@ def test_one_of_several_processes_says_what_all_would_say(status, ranks, said, m
     for name, value in ranks.items(): monkeypatch.setenv(name, value)
     error = InputError("what was wrong")
     error.exit_status = status
-    with pytest.raises(SystemExit, match=str(status)), report_errors(): raise error
+    with pytest.raises(SystemExit, match=f"^{status}$"), report_errors(): raise error
     assert capsys.readouterr().err == "cifar_fastai: what was wrong\n" * said

@@ -38,7 +38,7 @@ WRONG = [("flip", 1.5), ("cutout_p", -.1), ("rotate_p", 2), ("jitter_p", float("
 def test_a_value_out_of_range_is_refused_by_name(field, value):
     with pytest.raises(InputError, match=f"{field}=|padding mode 'wrap'") as error:
         Policy("p", **{field: value})
-    assert "\n" not in str(error.value) and "Give " in str(error.value) or field == "mode"
+    assert "\n" not in str(error.value) and ("Give " in str(error.value) or field == "mode")
 
 
 def test_every_field_is_tried_with_a_wrong_value():

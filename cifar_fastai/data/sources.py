@@ -13,6 +13,7 @@ archive, which torchvision downloads."""
 import configparser
 import logging
 import os
+import shutil
 import socket
 import tempfile
 import threading
@@ -222,6 +223,7 @@ def fetch(
     try:
         with alone(archive) as waited:
             if waited and archive.exists(): return archive
+            for part in folder.glob("download-*"): shutil.rmtree(part, ignore_errors=True)   # of a killed one
             with tempfile.TemporaryDirectory(dir=folder, prefix="download-") as part, _socket_timeout(30):
                 download_url(URL + kind.archive, part, kind.archive, kind.md5)
                 os.replace(Path(part) / kind.archive, archive)

@@ -33,6 +33,13 @@ def tensors(value):
     return [value.detach().numpy().tobytes()] if isinstance(value, torch.Tensor) else []
 
 
+def test_the_scale_of_fp16_comes_back():
+    learn, other = broken_off(), broken_off()
+    for one, scale in ((learn, 8.), (other, 2.)): one.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    restore_learner(other, learner_state(learn))
+    assert other.scaler.get_scale() == 8.
+
+
 @pytest.mark.parametrize("opt", OPTIMISERS)
 def test_a_state_that_is_put_into_another_learner_is_read_off_it_again(opt):
     state, other = learner_state(broken_off(opt)), broken_off(opt)

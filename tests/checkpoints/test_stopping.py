@@ -148,6 +148,7 @@ def test_F3_a_signal_in_lr_find_leaves_the_weights_as_they_were(tmp_path):
     with pytest.raises(Stopped), StopOnSignal() as stop, learn.no_logging():
         learn.add_cbs([stop, SignalAt("after_pred", 7, signal.SIGTERM)])
         learn.lr_find(num_it=40, show_plot=False)
+        pytest.fail("it went on")
     assert all(v.equal(before[k]) for k, v in learn.model.state_dict().items())
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
@@ -157,11 +158,14 @@ def test_F3_a_signal_in_a_prediction_pass_or_between_two_stops_there():
     with pytest.raises(Stopped), StopOnSignal() as stop:
         learn.add_cbs([stop, SignalAt("after_pred", 2, signal.SIGTERM)])
         learn.get_preds()
+        pytest.fail("it went on")
     with pytest.raises(Stopped), StopOnSignal() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         stop.check()
         raise AssertionError("went on")
-    with pytest.raises(Stopped), StopOnSignal(): os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Stopped), StopOnSignal():
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("not at once")
 
 
 def test_F3_after_a_fit_that_failed_the_handlers_are_the_old_ones_or_let_the_signal_pass():

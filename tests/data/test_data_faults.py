@@ -13,7 +13,19 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from made import alone, file_of, picture_folder, pictures, shuffled, some_data, some_pixels  # noqa: F401
-from official import BIN10, BIN100, PY10, PY100, info, members_of, pickled, rows_of, tar, unpacked
+from official import (
+    BIN10,
+    BIN100,
+    PY10,
+    PY100,
+    info,
+    members_of,
+    pickled,
+    rows_of,
+    small_official,
+    tar,
+    unpacked,
+)
 from PIL import Image
 
 from cifar_fastai.data import archive_members as batches, archives, picture_cache, sources as search
@@ -92,6 +104,23 @@ def test_F2_no_damage_to_the_cache_reaches_the_pictures(tmp_path, caplog):
         assert data.mean == truth.mean and len(caplog.records) <= 1
     cache.write_bytes(whole)
     assert load_data(tmp_path / "d").fingerprint == truth.fingerprint
+
+
+def test_F2_a_kill_while_downloading_leaves_no_archive_and_no_part_for_ever(tmp_path, monkeypatch):
+    import torchvision.datasets.utils as utils
+    source, cache = small_official(monkeypatch, tmp_path / "server"), tmp_path / "cache/cifar_fastai"
+
+    def download(n, then):
+        def load(url, root, name, md5):
+            (Path(root) / name).write_bytes(source.read_bytes()[:n])
+            then()
+        monkeypatch.setattr(utils, "download_url", load)
+    monkeypatch.setattr(search, "_unreachable", lambda url: "")
+    download(1000, die)
+    killed(lambda: search.fetch("cifar10"))
+    assert not (cache / PY10.archive).exists() and list(cache.glob("download-*"))
+    download(None, lambda: None)
+    assert len(load_data("cifar10").x_train) == 20 and os.listdir(cache) == [PY10.archive]
 
 
 def test_F2_a_download_that_was_cut_off_is_passed_over(tmp_path, caplog):

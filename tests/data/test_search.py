@@ -1,31 +1,19 @@
 """CIFAR is found where it lies, else fetched; what was tried is said."""
-import hashlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 
 import pytest
 from made import alone, pictures, shuffled, some_data  # noqa: F401  alone is a fixture
-from official import NAMES10, PY10, PY100, members_of, tar, unpacked
+from official import NAMES10, PY10, PY100, members_of, small_official, unpacked
 
-from cifar_fastai.data import archives, sources as search
+from cifar_fastai.data import sources as search
 from cifar_fastai.data.sources import load_data
 from cifar_fastai.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("alone")
-
-
-def small_official(monkeypatch, folder, kind=PY10):
-    "An archive of `kind` in `folder` whose own MD5 counts as the official one"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = tar(folder / kind.archive, kind, members_of(kind))
-    ours = replace(kind, md5=hashlib.md5(path.read_bytes()).hexdigest())
-    kinds = tuple(ours if k.archive == kind.archive else k for k in archives.KINDS)
-    for module in (archives, search): monkeypatch.setattr(module, "KINDS", kinds)
-    return path
 
 
 @pytest.mark.parametrize("place", [

@@ -96,7 +96,9 @@ def test_gradcam_explains_what_was_said_what_is_true_and_any_class(learn, interp
 
 
 def test_many_maps_are_made_in_pieces(interp):
+    calls = count_calls(interp.learn.model)
     maps = interp.gradcam([3] * 100, "layer3")["layer3"]
+    assert max(calls) <= 64 and sum(calls) >= 100
     assert maps.shape == (100, 16, 16) and np.allclose(maps[0], maps[-1], atol=1e-5) and maps.max() > .9
 
 

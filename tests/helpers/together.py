@@ -4,7 +4,9 @@
 """
 import json
 import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -13,10 +15,12 @@ from fastai.callback.training import GradientAccumulation
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import F1Score, accuracy
 from fastcore.basics import noop
+from fits import SignalAt
 from stock import stock_dls
 from tiny import learnable, tiny_net
 
 from cifar_fastai import cifar_dataloaders, cifar_learner, minimum, peak
+from cifar_fastai.checkpoints import StopOnSignal, Stopped
 from cifar_fastai.errors import InputError
 from cifar_fastai.explain import ImageInterpretation
 from cifar_fastai.policy import pad_crop_flip_cutout
@@ -108,6 +112,15 @@ def accumulated():
     wait = [GradientAccumulation(TOTAL)] if world() == 1 else []
     with learn.distrib_ctx(), learn.no_bar(): learn.fit_one_cycle(3, .1, cbs=[AverageWeights(.5, 2), *wait])
     return {"weights": weights(learn), "losses": [float(v) for v in learn.recorder.losses]}
+
+
+def stopped():
+    "Where each process stops when the last one is sent a signal in the second epoch"
+    learn = make()
+    here = [SignalAt("before_step", 7, signal.SIGTERM)] if rank() == world() - 1 else []
+    with suppress(Stopped), StopOnSignal() as stop, learn.distrib_ctx(), learn.no_bar():
+        learn.fit_one_cycle(3, .1, cbs=[stop, *here])
+    return {"at": gathered(torch.tensor([[learn.epoch, learn.iter]])).tolist()}
 
 
 def refused():

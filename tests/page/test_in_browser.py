@@ -17,7 +17,7 @@ from cifar_fastai.runs.report import FoundRate, numbers
 from cifar_fastai.training import cifar_learner
 
 pytestmark = pytest.mark.no_rounding
-HOSTILE = ("<script>alert(1)</script>", "\"quotes\" & 'more'", "犬", "a" * 200)
+HOSTILE = ("<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"quotes\" & 'more' 犬", "a" * 200)
 
 
 def write(data, folder: Path, epochs=1, right=False):
@@ -224,8 +224,8 @@ def test_every_control_works_by_keyboard_alone(page):
         page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
     assert page.locator("#viewer").is_visible()
-    inside = reached(page, 9)
-    assert {"v-before", "v-next", "v-close", "tab", "v-opacity", "v-mark"} <= {*inside, "v-before"}
+    inside = [page.evaluate("document.activeElement.id"), *reached(page, 9)]
+    assert {"v-before", "v-next", "v-close", "tab", "v-opacity", "v-mark"} <= {*inside}
 
 
 @pytest.mark.parametrize("open_tab", ["click", "focus"])
@@ -288,8 +288,9 @@ def open_new(browser, folder, **kwargs):
     page, wrong = browser.new_page(**kwargs), []
     page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda e: wrong.append(str(e)))
-    page.on("dialog", lambda d: wrong.append("a dialog"))
+    page.on("dialog", lambda d: (wrong.append("a dialog"), d.dismiss()))
     page.goto(f"file://{folder}/report.html")
+    page.wrong = wrong
     assert wrong == []
     return page
 
@@ -307,6 +308,7 @@ def test_hostile_class_names_are_inert_and_readable(browser, learnable, tmp_path
         page.keyboard.press("Escape")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is pushed out"
     assert len(interp.misclassified()) > 3
+    assert page.wrong == []
     page.close()
 
 
@@ -333,6 +335,7 @@ def test_few_and_many_classes(browser, tmp_path, n):
         page.click("#f-clear")
         page.click("#more")
         assert len(tiles(page)) == 360
+    assert page.wrong == []
     page.close()
 
 
@@ -345,6 +348,7 @@ def test_no_mistake_at_all_is_a_page_too(browser, learnable, tmp_path):
     assert tiles(page) == []
     page.click("#f-clear")
     assert len(tiles(page)) == 48 and "#" not in page.url
+    assert page.wrong == []
     page.close()
 
 
@@ -354,6 +358,7 @@ def test_axe_finds_no_violation(browser, report, axe, scheme, opened):
     page = open_new(browser, report[0], color_scheme=scheme)
     if opened: page.locator("#tiles button").first.click()
     assert axe(page) == []
+    assert page.wrong == []
     page.close()
 
 
@@ -363,6 +368,7 @@ def test_it_fits_a_phone(browser, report):
     page.locator("#tiles button").first.click()
     box = page.locator("#viewer").bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+    assert page.wrong == []
     page.close()
 
 

@@ -95,7 +95,7 @@ def test_what_is_wrong_is_named(folder, case, capsys):
     spoil(folder)
     wrong, _ = verify_run(folder)
     assert any(says in line for line in wrong), wrong
-    with pytest.raises(SystemExit, match="1"): main(["verify", str(folder)])
+    with pytest.raises(SystemExit, match="^1$"): main(["verify", str(folder)])
     assert "wrong" in capsys.readouterr().out.splitlines()[-1]
 
 

@@ -116,6 +116,11 @@ def test_one_map_is_drawn_at_the_pictures_own_size(weights, pictures, tmp_path, 
     assert np.abs(drawn - alone).max() > 5, "of an unlikely class: faint beside the predicted one's"
 
 
+def test_a_runs_folder_stands_for_its_weights(weights, pictures, capsys):
+    said = [ran(capsys, "predict", run, pictures[0], "--json") for run in (weights, weights.parent)]
+    assert said[0] == said[1] and len(json.loads(said[0])) == 10
+
+
 def test_a_name_that_is_no_utf8_is_shown_by_its_bytes(weights, pictures, tmp_path):
     path = os.fsencode(tmp_path) + b"/caf\xe9.png"
     with open(path, "wb") as f: f.write(Path(sorted(pictures[1])[0]).read_bytes())

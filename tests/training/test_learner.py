@@ -286,7 +286,8 @@ def test_a_fit_leaves_the_generators_as_they_were(learner):
     scramble()
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     learn.fit(1)
-    assert torch.equal(torch.get_rng_state(), before[0]) and np.random.get_state()[1].tolist() == before[2]
+    assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
+    assert np.random.get_state()[1].tolist() == before[2]
 
 
 def test_the_seed_alone_decides_the_first_weights(learnable):

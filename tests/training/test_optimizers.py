@@ -46,9 +46,11 @@ def test_norms_and_biases_decay_only_if_asked_to(learner, opt, wd_norm_bias):
 def test_weight_decay_of_the_default_is_torchs():
     learn = cifar_learner(stock_dls(), tiny_net, precision="fp32")
     learn.create_opt()
+    learn.opt.set_hypers(wd=learn.wd)
     assert isinstance(learn.opt.opt, torch.optim.SGD)
     for group in learn.opt.opt.param_groups:
-        assert (group["momentum"], group["nesterov"], group["foreach"]) == (.9, True, True)
+        assert (group["weight_decay"], group["momentum"], group["nesterov"], group["foreach"]) == (
+            5e-4, .9, True, True)
 
 
 def test_momentum_is_the_first_beta_where_there_are_betas_and_more_can_be_given():

@@ -15,7 +15,7 @@ from cifar_fastai.processes import agreed, gathered, join, rank, summed, world
 
 pytest.importorskip("accelerate", reason="accelerate is not installed")
 SCRIPT = f"{__file__.rsplit('/', 2)[0]}/helpers/together.py"
-NAMES = ("fitted", "predicted", "found", "read", "normed", "dropped", "accumulated", "refused")
+NAMES = ("fitted", "predicted", "found", "read", "normed", "dropped", "accumulated", "stopped", "refused")
 
 
 def run(processes: int, names, folder) -> dict:
@@ -55,6 +55,11 @@ def as_alone(several: dict, alone: dict) -> None:
 
 
 def test_two_processes_train_as_one_with_batches_twice_as_large(two, alone): as_alone(two, alone)
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_batch(two, alone):
+    first, second = two["stopped"]["at"]
+    assert first == second == alone["stopped"]["at"][0] and first[0] == 1, "in the second of three epochs"
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from cifar_fastai.explain.predict import predict_once
 from cifar_fastai.loaders import batch_dl as batch_loader, workers
 from cifar_fastai.loaders.augment import build_augmentation, draw_from
 from cifar_fastai.loaders.block import cifar_dataloaders
+from cifar_fastai.training.learner import ImageLearner
 
 kill = send(signal.SIGKILL)
 
@@ -46,6 +47,7 @@ def test_F3_a_signal_in_a_grad_cam_pass_leaves_no_hook_and_no_gradient(learner):
     with_signal(learn, 1)
     with pytest.raises(Stopped, match="SIGTERM"), StopOnSignal():
         GradCAM(learn.model, "layer3")(torch.zeros(2, 3, 16, 16))
+        pytest.fail("the pass went on")
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in learn.model.modules())
     assert all(p.grad is None for p in learn.model.parameters())
 
@@ -110,7 +112,7 @@ def test_F14_a_lost_worker_ends_the_run_in_one_line_and_leaves_no_process(tmp_pa
     def prepare():
         in_a_worker(act, tmp_path / "pids")()
         real = workers.Workers.__init__
-        workers.Workers.__init__ = lambda self, *args: real(self, *args[:3], 2.)
+        if act is hang: workers.Workers.__init__ = lambda self, *args: real(self, *args[:3], 2.)
     status, text = run("--out", tmp_path / "run", "--workers", 2, prepare=prepare)
     assert status == 1 and says in text and "Traceback" not in text, text
     assert "a worker process failed at batch" in text.splitlines()[-1] and "training picture" in text
@@ -231,6 +233,16 @@ def test_F24_two_flips_at_one_half_are_independent():
     assert stock[1] == stock[2] == 0, "the control: by Albumentations' own seed both flip or none"
 
 
+def test_F3_a_signal_leaves_no_worker(tmp_path):
+    def prepare():
+        in_a_worker(lambda: None, tmp_path / "pids")()
+        at(ImageLearner, "one_batch", send(signal.SIGTERM), 46)       # in the second epoch
+    assert run("--out", tmp_path / "run", "--workers", 2, prepare=prepare)[0] == 143
+    pids, until = [int(pid) for pid in (tmp_path / "pids").read_text().split()], time.monotonic() + 15
+    while any(map(alive, pids)) and time.monotonic() < until: time.sleep(0.1)
+    assert len(pids) >= 2 and not any(map(alive, pids))
+
+
 # ---------------------------------------------------------------- F26: paths and processes
 
 def test_F26_paths_with_spaces_and_other_letters(tmp_path):
@@ -238,7 +250,8 @@ def test_F26_paths_with_spaces_and_other_letters(tmp_path):
     picture_folder(data, classes=("<script>x<", "größe 猫"), n=40)
     status, text = run("--out", out, data=str(data))
     assert status == 0 and "größe 猫" in (out / "predictions.csv").read_text(), text
-    for page in out.rglob("*.html"): assert "<script>x<" not in page.read_text()
+    pages = list(out.rglob("*.html"))
+    assert pages and not any("<script>x<" in p.read_text(encoding="utf-8") for p in pages)
     from cifar_fastai.runs.verify import verify_run
     assert verify_run(out) == ([], [])
 
