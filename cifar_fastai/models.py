@@ -213,6 +213,7 @@ def check_head(model: nn.Module, classes: int) -> None:
 
 
 def wrong_head(n_out: int, classes: int) -> InputError:
+    "For a net whose head is of another size than the data"
     return InputError(f"the head has {n_out} outputs but the data has {classes} classes. Leave n_out away, "
                       "give a net with such a head, or change the data.")
 
