@@ -37,7 +37,7 @@ from cifar_fastai.recipe import Recipe
 from cifar_fastai.runs import train
 from cifar_fastai.runs.compare import mean_sd
 from cifar_fastai.runs.report import numbers
-from recipes.__main__ import recipes
+from recipes.listing import recipes
 
 from .summary import write_block
 

@@ -76,6 +76,7 @@ def main(
     recipe: Recipe,
     argv: list[str] | None = None,   # None: those of the process
     prog: str | None = None,         # the command that --help shows; None: the recipe's module
+    before: dict | None = None,      # how a run that is trained again was begun: its data, split …
 ) -> None:
     "Run `recipe` with the flags in `argv`; the process ends with 2 for a wrong input, 130 or 143 by a signal"
     argv = sys.argv[1:] if argv is None else argv
@@ -91,6 +92,7 @@ def main(
             _summarise(recipe.but(**given), args.data)
             return
         out, resume, kept, how = _of_first(lambda: _begun(recipe, changes, args), args.device)
+        how = how or before or {}
         args.data = args.data or how.get("data") or "cifar10"
         for flag in ("data_split", "scale_lr"):
             if getattr(args, flag) is None: setattr(args, flag, how.get(flag))

@@ -8,6 +8,7 @@ import re
 import sys
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
+from statistics import mean, stdev
 from textwrap import wrap
 
 from . import policy
@@ -26,7 +27,7 @@ from .parts import (
     Schedule,
 )
 
-__all__ = ["Recipe", "counted", "flat", "training_fields"]
+__all__ = ["Recipe", "counted", "flat", "mean_and_spread", "training_fields"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,3 +231,8 @@ def _plain_aug(aug):
 def counted(n: int, thing: str) -> str:
     "1 epoch, 20 epochs, 10,000 pictures"
     return f"{n:,} {thing}{'' if n == 1 else 's'}"
+
+
+def mean_and_spread(values: list[float]) -> str:
+    "Shares as 91.00% ± 1.41 points, by the sample's standard deviation; of one value the value alone"
+    return f"{mean(values):.2%}" + (f" ± {100 * stdev(values):.2f} points" if len(values) > 1 else "")

@@ -10,100 +10,16 @@
     python -m recipes app RUN                          try the net in a browser, on this machine
     python -m recipes report RUN [--data DATA]         write the page of a run anew: report.html
     python -m recipes verify RUN                       check that a run's files are whole and agree
-
-A figure stands in the list only where a file in benchmarks/results holds it, as `--seeds` writes it, measured
-with the recipe's present values.
 """
 import argparse
-import json
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
-from statistics import mean, stdev
 
 from cifar_fastai import cli
 from cifar_fastai.errors import InputError, UnknownName, report_errors
-from cifar_fastai.recipe import Recipe, training_fields
 
-RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
-
-
-def recipes() -> dict[str, list[Recipe]]:
-    "Module → its recipes, the main one first"
-    names = sorted(m.name for m in iter_modules([str(Path(__file__).parent)]) if m.name != "__main__")
-    modules = {n: import_module(f"recipes.{n}") for n in names}
-    return {n: [v for k, v in sorted(vars(m).items()) if k == "recipe" or k.startswith("recipe_")]
-            for n, m in modules.items() if hasattr(m, "recipe")}
-
-
-def measured(
-    recipe: Recipe,
-    folder: Path = RESULTS,      # of files as `--seeds` leaves them (seeds.json), and rows of `accuracy`
-) -> str:
-    "mean ± sd, n and data of the results that were measured with the recipe as it now trains"
-    if not folder.is_dir(): return "see benchmarks/results of the repository"     # installed without it
-    found, now = [], _fields(recipe)
-    for path in sorted(folder.glob("*.json")):
-        result = _parsed(path.read_text(), path)
-        if not isinstance(result, dict) or not isinstance(result.get("settings"), dict): continue
-        if _fields(Recipe.from_dict(result["settings"])) == now:
-            found.append(f"{result['accuracy']['text']} ({result['data']})")
-    found += _swept(now, folder)
-    small = all(text.endswith("(digits)") for text in found)
-    return "; ".join([*found, *(["nobody has run it on all of CIFAR-10"] if small else [])])
-
-
-def _parsed(text: str, path: Path):
-    try: return json.loads(text)
-    except ValueError as e: raise InputError(f"{path} is no JSON ({e}). Restore or remove it.") from None
-
-
-def _swept(fields: dict, folder: Path) -> list[str]:
-    "The same of the lines that `python -m benchmarks accuracy` has written, by data set: each seed once"
-    found = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text().splitlines():
-            row, same = _parsed(line, path), ("data", "data_fingerprint")
-            recipe = Recipe.from_dict(row["settings"])
-            if row["judged_on"] == "test" and _fields(recipe) == fields:
-                found.setdefault((*(row.get(k) for k in same), recipe.tta), {})[recipe.seed] = row
-    return [f"{_of_seeds([r['accuracy'] for r in rows])}{_with_tta(rows)}, n={len(rows)} ({data})"
-            for (data, *_), of_seed in found.items() for rows in [list(of_seed.values())]]
-
-
-def _with_tta(rows: list[dict]) -> str:
-    views = [r["accuracy_tta"] for r in rows if "accuracy_tta" in r]
-    return f", {_of_seeds(views)} with TTA" if views else ""
-
-
-def _of_seeds(values: list[float]) -> str:
-    return f"{mean(values):.2%}" + (f" ± {100 * stdev(values):.2f} points" if len(values) > 1 else "")
-
-
-def _fields(recipe: Recipe) -> dict:
-    "What decides the weights but for the seed; min_steps decides the batch size on other data"
-    return training_fields(recipe.but(seed=0).as_dict()) | {"min_steps": recipe.min_steps}
-
-
-def schedule(r: Recipe) -> str:
-    "The schedule in a few words"
-    s = r.schedule
-    if s.name == "plateau": return "plateau (holdout loss)"
-    return f"one_cycle, {s.anneal}, peak at epoch {r.warm_up:g}" if s.name == "one_cycle" else s.name
-
-
-def listing() -> str:
-    "A recipe, and what it is and came to in three lines below it, which fit a terminal"
-    said = []
-    for module, found in recipes().items():
-        for r in found:
-            name = module if r.name == module else f"{module} --norm {r.build.norm}"
-            model = r.model if r.build.norm == "bn" else f"{r.model} with {r.build.norm}"
-            said += [name, f"    {model}, {r.epochs} epochs, {r.opt.name}, {schedule(r)}", f"    {r.aug}",
-                     f"    test accuracy: {measured(r)}", ""]
-    return "\n".join([*said, "Run one with python -m recipes.<recipe>; --help shows its flags."])
+from .listing import listing, recipes
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -112,9 +28,9 @@ def main(argv: list[str] | None = None) -> None:
     with report_errors(debug="--debug" in argv):
         if not argv: print(listing())
         elif argv[0] in ("-h", "--help"): print(__doc__.strip())
+        elif argv[0] in COMMANDS: COMMANDS[argv[0]](argv[1:])
         elif argv[0] in recipes(): raise _is_recipe(argv[0])
-        elif argv[0] not in COMMANDS: raise UnknownName("command of recipes", argv[0], COMMANDS)
-        else: COMMANDS[argv[0]](argv[1:])
+        else: raise UnknownName("command of recipes", argv[0], COMMANDS)
 
 
 def _parser(command: str, about: str) -> argparse.ArgumentParser:
@@ -138,11 +54,8 @@ def _train(argv: list[str]) -> None:
     path = Path(argv[0])
     if not path.exists() and argv[0] in recipes(): raise _is_recipe(argv[0])
     if path.is_dir(): path /= "recipe.json"
-    recipe, how = load_recipe(path, name=path.stem), begun(path.parent)
-    known = (("--data", how.get("data")), ("--data-split", how.get("data_split")))      # of the run
-    kept = [str(v) for flag, value in known if value is not None for v in (flag, value)]
-    resumes = any(word.split("=")[0] == "--resume" for word in argv)
-    cli.main(recipe, [*([] if resumes else kept), *argv[1:]], prog=f"python -m recipes train {argv[0]}")
+    recipe = load_recipe(path, name=path.stem)
+    cli.main(recipe, argv[1:], prog=f"python -m recipes train {argv[0]}", before=begun(path.parent))
 
 
 def _is_recipe(name: str) -> InputError:

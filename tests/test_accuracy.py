@@ -13,7 +13,7 @@ from benchmarks import accuracy
 from benchmarks.accuracy import ABLATIONS, petaflop, planned, read_rows, sweep, table
 from cifar_fastai.errors import InputError
 from cifar_fastai.models import resnet18
-from recipes.__main__ import recipes
+from recipes.listing import recipes
 
 pytestmark = pytest.mark.no_rounding
 ALL = {r.name for of_module in recipes().values() for r in of_module}

@@ -14,7 +14,8 @@ from cifar_fastai import Recipe, load_data
 from cifar_fastai.errors import InputError
 from cifar_fastai.parts import Plateau
 from cifar_fastai.runs.one_run import train
-from recipes.__main__ import listing, main, measured, recipes, schedule
+from recipes.__main__ import main
+from recipes.listing import listing, measured, recipes, schedule
 
 ALL = {r.name: r for found in recipes().values() for r in found}
 SMALL = {"model": "tiny", "explain.layer": "layer3", "min_steps": 16, "bs": 64, "precision": "fp32",
@@ -117,7 +118,7 @@ ONE_OF_EACH_NET = {(r.model, r.build.norm): r.name for r in reversed(ALL.values(
 @pytest.mark.usefixtures("all_cores")
 @pytest.mark.parametrize("name", sorted(ONE_OF_EACH_NET))
 def test_each_net_of_the_recipes_trains_at_its_real_size(name, tmp_path):
-    r, digits = ALL[name].but(epochs=1, limit=128, lr={"num_it": 30}), load_data("digits")
+    r, digits = ALL[name].but(epochs=1, limit=128, lr={"num_it": 60}), load_data("digits")
     few = replace(digits, x_test=digits.x_test[:60], y_test=digits.y_test[:60])
     run = train(r, few, tmp_path / "run", quiet=True, device="cpu")
     assert len(run.interp) == 60 and run.results["parameters"] == COUNTS[ALL[name].model]

@@ -10,7 +10,7 @@ from statistics import mean, stdev
 from ..errors import InputError
 from ..files import read_json, write_json
 from ..processes import agreed, join, rank
-from ..recipe import Recipe
+from ..recipe import Recipe, mean_and_spread
 from .console import show_log
 from .one_run import train
 from .run_folder import choose_folder
@@ -32,7 +32,7 @@ def train_seeds(
     folder = Path(out or Path("runs") / recipe.name / f"{time.strftime('%Y%m%d-%H%M%S')}-seeds")
     runs, results = {folder / f"seed{seed}": recipe.but(seed=seed) for seed in seeds}, []
     join(kwargs.get("device"))
-    agreed(lambda: _check_folders(folder, seeds, runs, kwargs.get("resume", False)))
+    agreed(lambda: _check_folders(folder, runs, kwargs.get("resume", False)))
     with show_log(quiet=kwargs.get("quiet", False)):
         for own, of_seed in runs.items(): results.append(train(of_seed, data, own, **kwargs).results)
         if rank(): return {}                # the first of several processes tells
@@ -47,11 +47,11 @@ def train_seeds(
     return found
 
 
-def _check_folders(folder: Path, seeds: list[int], runs: dict[Path, Recipe], resume: bool) -> None:
+def _check_folders(folder: Path, runs: dict[Path, Recipe], resume: bool) -> None:
     "Raises: InputError, before the first seed trains, where a later one could not, or others were told of"
     for own, recipe in runs.items(): choose_folder(recipe, own, resume)
     there = read_json(folder / "seeds.json").get("seeds", []) if (folder / "seeds.json").exists() else None
-    if there is None or resume and set(there) <= set(seeds): return
+    if there is None or resume and set(there) <= {recipe.seed for recipe in runs.values()}: return
     raise InputError(f"{folder} already holds the results of seeds {there}. Give another folder, or these "
                      "seeds and --resume.")
 
@@ -66,7 +66,5 @@ def summary(results: list[dict]) -> dict:
         if not values: continue
         sd = stdev(values) if len(values) > 1 else None
         found[name] = {"mean": mean(values), "sd": sd, "n": len(values), "values": values}
-        if name.startswith("accuracy"):
-            spread = "" if sd is None else f" ± {100 * sd:.2f} points"
-            found[name]["text"] = f"{mean(values):.2%}{spread}, n={len(values)}"
+        if name.startswith("accuracy"): found[name]["text"] = f"{mean_and_spread(values)}, n={len(values)}"
     return found

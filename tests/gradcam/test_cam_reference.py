@@ -4,8 +4,10 @@ R1 to R9 and R14 to R16 are numbers known beforehand; R10 and R11 are `grad-cam`
 ask a net that was trained here, on handwritten digits in noise, whether the maps show what it looks at.
 """
 import gc
+import resource
 import warnings
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -426,14 +428,20 @@ def live_tensors():
     return len(mine), sum(t.untyped_storage().nbytes() for t in mine)
 
 
+def resident() -> int:
+    "Bytes of this process in memory now; its peak would be that of the tests before"
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 def test_R17_two_hundred_calls_leave_nothing_behind():
     torch.manual_seed(0)
     net, xb = Residual(True), torch.randn(16, 3, 32, 32)
     cam = GradCAM(net, ["conv", "bn"])
     for _ in range(20): cam(xb)
-    before = live_tensors()
+    before, size = live_tensors(), resident()
     for _ in range(200): cam(xb)
     assert live_tensors() == before
+    assert resident() - size < 4 << 20                               # 200 kept maps are 30 MB
     assert not any(m._forward_hooks for m in net.modules())
     kept = cam(xb)
     assert kept and live_tensors() != before                         # the control: this one is seen
