@@ -184,7 +184,7 @@ def read_rows(path: Path) -> list[dict]:
 def _append(path: Path, row: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in [*read_rows(path), row]]
-    save_atomically(path, "".join(lines).encode())
+    save_atomically(path, "".join(lines))
 
 
 def sweep(runs, seeds: list[int], data: ImageData, path: Path, work: Path, judge: str,

@@ -34,10 +34,11 @@ class SaveError(InputError):
 
 def save_atomically(
     path: str | Path,  # final name; written beside it first, then renamed
-    data: bytes,       # or anything with the buffer protocol
+    data: bytes | str, # or anything with the buffer protocol; of text what is no UTF-8 is escaped
 ) -> str:              # sha256 of what is now on disk
     "Write `data` to `path` so that a reader sees the old file or the new one. Raises: SaveError"
     path = Path(path)
+    if isinstance(data, str): data = data.encode(errors="backslashreplace")     # names need not be UTF-8
     temp = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +101,7 @@ def alone(
 def write_json(path: str | Path, value) -> str:
     "Save `value` as indented JSON, atomically; returns its sha256. Raises: ValueError for NaN"
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return save_atomically(path, text.encode(errors="backslashreplace"))    # paths need not be UTF-8
+    return save_atomically(path, text)
 
 
 def _others(pid: int) -> bool:

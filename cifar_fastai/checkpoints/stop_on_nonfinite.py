@@ -66,15 +66,15 @@ class StopOnNonFinite(StopFit):
         self.averages = list(model.buffers())             # a forward pass alone spoils these
         self.watched = running_averages(model)
         self.averages_before, self.kept = _copies(self.averages), _copies(self.moving + self.averages)
-        self.asked, self.waiting = None, False            # `waiting`: gradients, for a later batch's step
+        self.asked, self.pending = None, False            # `pending`: gradients wait for a later step
 
     def before_batch(self):
-        if not self.waiting: _copy(self.averages_before, self.averages)
+        if not self.pending: _copy(self.averages_before, self.averages)
 
-    def after_cancel_batch(self): self.waiting = True
+    def after_cancel_batch(self): self.pending = True
 
     def before_step(self):
-        self.waiting = False
+        self.pending = False
         grads = [p.grad for group in self.opt.param_lists for p in group if p.grad is not None]
         norm = get_total_norm([*grads, *self.watched]).float()
         answer = torch.stack([self.learn.loss.detach().as_subclass(torch.Tensor).float(), norm])
@@ -85,7 +85,7 @@ class StopOnNonFinite(StopFit):
         if not self.moving: self.settle()
 
     def after_cancel_step(self):                          # fp16, where the scaler skips steps by itself
-        self.waiting = False
+        self.pending = False
         self._judge(float(self.learn.loss), 0., 0., self.learn.epoch, self.learn.iter)
 
     def after_train(self): self.settle()

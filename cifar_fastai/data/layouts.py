@@ -136,7 +136,7 @@ def _labelled(tree, at, node, kind, root, known=()):
     if not folders and not loose: return found if kind == "train" else None
     if not folders: return _by_table(tree, found, at, node, tables, known)
     about = [n for n in folders if n.lower().removesuffix("s") in ABOUT]
-    if about and {"image", "images", "img", "imgs"} & {n.lower() for n in folders}:
+    if about and any(n.lower().removesuffix("s") in ("image", "img") for n in folders):
         raise InputError(f"{tree.root}/{at}{about[0]}/ and the images beside it are no classes. Give the "
                          "images alone with a table of their classes, or rename them.")
     if loose:

@@ -227,7 +227,7 @@ def _row(ax, pictures: Sequence[np.ndarray], names: Sequence[str], label: str, s
     for i, (name, color) in enumerate(zip(names, colors)):
         label = text(ax.text, i + .475, .97 * h / w, short(name, 12), color=color, fontsize=7, ha="center",
                      va="bottom")
-        fit_text(label, 72 * size - 6)
+        fit_text(label, size)
 
 
 def _label(dataset, i: int) -> int | None:

@@ -175,7 +175,7 @@ class ImageInterpretation(Gallery, ClassificationInterpretation):
 
     def to_csv(self, path: str | Path) -> Path:
         "Write `rows()` atomically"
-        save_atomically(path, self.rows().to_csv(index=False, float_format="%.6g").encode())
+        save_atomically(path, self.rows().to_csv(index=False, float_format="%.6g"))
         return Path(path)
 
     def plot_confusion_matrix(

@@ -60,5 +60,5 @@ def write_comparison(
     page = render("compare.html.j2", {
         "columns": columns, "rows": rows, "charts": charts, "classes": list(classes), "shares": shares,
         "disagreements": disagreements, "sheet": sheet, "place": {i: k for k, i in enumerate(shown)}})
-    save_atomically(path, page.encode(errors="backslashreplace"))
+    save_atomically(path, page)
     return Path(path)

@@ -47,7 +47,7 @@ def write_report(
         "place": explored.places, "explorer": in_json(explored.data | {"classes": list(interp.names)}),
         "has_pictures": bool(explored.data["index"]),
         "strip": _figure(strip) if strip.exists() else None}, "report.js")
-    save_atomically(folder / "report.html", page.encode(errors="backslashreplace"))   # of names not in UTF-8
+    save_atomically(folder / "report.html", page)
     return folder / "report.html"
 
 

@@ -203,10 +203,10 @@ def show_tiles(
     for ax in axs.flat:
         ax.set(xticks=[], yticks=[], facecolor="none")
         ax.spines[:].set_visible(False)
-    points = .95 * 72 * figsize[0] / (sum(ratios) * ncols) - 4    # that a tile is wide; letters are hinted
+    inches = figsize[0] / (sum(ratios) * ncols)
     for g, group in enumerate(groups):
         for t, tile in enumerate(group):
-            _draw(axs[g // ncols, g % ncols * len(ratios) + t], tile, fontsize, points)
+            _draw(axs[g // ncols, g % ncols * len(ratios) + t], tile, fontsize, inches)
     if title: text(fig.suptitle, title, fontsize=fontsize + 2)
     return fig
 
@@ -224,9 +224,10 @@ def _columns(n: int, most: int) -> int:
 
 def fit_text(
     label: Text,     # as `text` gives it
-    width: float,    # points that there are
+    inches: float,   # that there are
 ) -> None:
     "Smaller letters where a line is too wide, then fewer"
+    width = .95 * 72 * inches - 4        # points, with a gap; drawn letters are a little wider than measured
     wide = lambda line: text_to_path.get_text_width_height_descent(line, label.get_fontproperties(), False)[0]
     lines = label.get_text().split("\n")
     if (most := max(map(wide, lines))) <= width: return
@@ -239,12 +240,12 @@ def fit_text(
     label.set_text("\n".join(lines))
 
 
-def _draw(ax, tile: Tile, fontsize: float, width: float) -> None:
+def _draw(ax, tile: Tile, fontsize: float, inches: float) -> None:
     picture = as_picture(tile.picture)
     small = max(picture.shape[:2]) <= 128     # 32 pixels on 200: with steps between them no face is seen
     ax.imshow(picture, interpolation="lanczos" if small else "antialiased")
-    fit_text(text(ax.set_title, tile.above, fontsize=fontsize, color=tile.color, pad=2.5), width)
-    fit_text(text(ax.set_xlabel, tile.below, fontsize=fontsize, labelpad=2), width)
+    fit_text(text(ax.set_title, tile.above, fontsize=fontsize, color=tile.color, pad=2.5), inches)
+    fit_text(text(ax.set_xlabel, tile.below, fontsize=fontsize, labelpad=2), inches)
 
 
 def show_grid(

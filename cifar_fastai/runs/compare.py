@@ -170,7 +170,7 @@ def compare_runs(
     "Read the runs, write a table and figures. Raises: InputError"
     groups, out = grouped(read_runs(paths)), Path(out)
     found = table(groups)
-    save_atomically(out / "comparison.csv", found.to_csv(index=False).encode(errors="backslashreplace"))
+    save_atomically(out / "comparison.csv", found.to_csv(index=False))
     with offscreen():
         save_figure(plot_history(groups), out / "curves.png")
         save_figure(plot_results(groups), out / "accuracy.png")

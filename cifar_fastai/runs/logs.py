@@ -45,7 +45,7 @@ class History(Callback):
         table = csv.DictWriter(out, list(self.rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(self.rows)
-        save_atomically(self.path, out.getvalue().encode())
+        save_atomically(self.path, out.getvalue())
 
     def state_dict(self): return {"rows": self.rows, "seconds": self.seconds}
 

@@ -179,14 +179,14 @@ def sealed_files(folder: Path) -> list[Path]:
 def seal(folder: Path) -> None:
     "Write SHA256SUMS, which `sha256sum -c SHA256SUMS` reads: the files of the finished run"
     lines = (f"{sha256_of(p)}  {p.relative_to(folder).as_posix()}\n" for p in sealed_files(folder))
-    save_atomically(folder / SUMS, "".join(lines).encode())
+    save_atomically(folder / SUMS, "".join(lines))
 
 
 def seal_again(folder: Path, path: Path) -> None:
     "Put one file that was written anew into SHA256SUMS, where there is one; the other lines stay as they are"
     if not (folder / SUMS).exists(): return
     sums = listed_sums(folder) | {path.relative_to(folder).as_posix(): sha256_of(path)}
-    save_atomically(folder / SUMS, "".join(f"{v}  {k}\n" for k, v in sorted(sums.items())).encode())
+    save_atomically(folder / SUMS, "".join(f"{v}  {k}\n" for k, v in sorted(sums.items())))
 
 
 def listed_sums(folder: Path) -> dict[str, str]:

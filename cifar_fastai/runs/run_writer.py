@@ -104,7 +104,7 @@ class RunWriter:
                              "processes": world()}
         begin(self.folder, learn.recipe, decided, self.resume)
         summary = model_summary(learn.model, learn.dls.data.size)
-        save_atomically(self.folder / "model.txt", summary.encode())
+        save_atomically(self.folder / "model.txt", summary)
 
     def _show_progress(self) -> None:
         "A live display of the whole run, where somebody watches at a terminal"
