@@ -8,8 +8,8 @@ A folder of your own: trees (a folder or .zip), layouts and label_tables (which 
 pictures (one file), folders (all of them), picture_cache (decoded once). The official files: archives and
 archive_members.
 """
-from .image_data import ImageData
-from .pictures import SUFFIXES
-from .sources import NAMES, already_here, load_data, read_picture
+import lazy_loader
 
-__all__ = ["ImageData", "NAMES", "SUFFIXES", "already_here", "load_data", "read_picture"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
+    "image_data": ["ImageData"], "pictures": ["SUFFIXES"], "sources": ["NAMES", "already_here", "load_data",
+    "read_picture"]})

@@ -6,12 +6,9 @@ size, the signed raw maps at the layer's, targets and logits; `Evidence`: can su
 Read methods first (the maths), then cam (`GradCAM`), checks (what is refused), faithfulness (insertion and
 deletion: whether a map shows what the net uses) and evidence (that, in one line, for the maps of one net).
 """
-from .cam import CamOutput, GradCAM, cam_of, default_layer, find_layers, stages_of
-from .checks import NotFinite
-from .evidence import Evidence, affordable, measure_maps, usual_pairs, warnings_of
-from .faithfulness import compare_maps
-from .methods import METHODS, heatmap, heatmaps, refuse_unsigned
+import lazy_loader
 
-__all__ = ["CamOutput", "Evidence", "GradCAM", "METHODS", "NotFinite", "affordable", "cam_of",
-           "compare_maps", "default_layer", "find_layers", "heatmap", "heatmaps", "measure_maps",
-           "refuse_unsigned", "stages_of", "usual_pairs", "warnings_of"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
+    "cam": ["CamOutput", "GradCAM", "cam_of", "default_layer", "find_layers", "stages_of"], "checks":
+    ["NotFinite"], "evidence": ["Evidence", "affordable", "measure_maps", "usual_pairs", "warnings_of"],
+    "faithfulness": ["compare_maps"], "methods": ["METHODS", "heatmap", "heatmaps", "refuse_unsigned"]})

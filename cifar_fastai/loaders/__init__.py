@@ -6,10 +6,9 @@ are a pure function of (seed, epoch, place in its order), whatever the number of
 Read block first (the DataBlock), then augment and transforms (what happens to a picture), picture_store (all
 pictures under one index), batch_dl (how a batch is made) and workers (the processes that make it).
 """
-from .augment import AlbumentationsTransform, build_augmentation
-from .block import cifar_block, cifar_dataloaders, subsets, usable_device
-from .transforms import Cutout
-from .workers import LoaderError, worker_failed
+import lazy_loader
 
-__all__ = ["AlbumentationsTransform", "Cutout", "LoaderError", "build_augmentation", "cifar_block",
-           "cifar_dataloaders", "subsets", "usable_device", "worker_failed"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
+    "augment": ["AlbumentationsTransform", "build_augmentation"], "block": ["cifar_block",
+    "cifar_dataloaders", "subsets", "usable_device"], "transforms": ["Cutout"], "workers": ["LoaderError",
+    "worker_failed"]})

@@ -5,28 +5,10 @@ In: pictures, numbers, names. Out: matplotlib figures; `save_figure` writes one 
 Read figures first (grids, texts, saving), then charts (curves, matrices, bars) and fonts (class names in any
 script).
 """
-from .charts import plot_bins, plot_curves, plot_lr_find, plot_lr_schedule, plot_matrix, plot_scores
-from .figures import (
-    BAD,
-    GOOD,
-    Tile,
-    add_caption,
-    add_colorbar,
-    as_picture,
-    fit_text,
-    new_figure,
-    offscreen,
-    overlay,
-    percent,
-    save_figure,
-    short,
-    show_grid,
-    show_message,
-    show_tiles,
-    text,
-)
+import lazy_loader
 
-__all__ = ["BAD", "GOOD", "Tile", "add_caption", "add_colorbar", "as_picture", "fit_text", "new_figure",
-           "offscreen", "overlay", "percent", "plot_bins", "plot_curves", "plot_lr_find", "plot_lr_schedule",
-           "plot_matrix", "plot_scores", "save_figure", "short", "show_grid", "show_message", "show_tiles",
-           "text"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
+    "charts": ["plot_bins", "plot_curves", "plot_lr_find", "plot_lr_schedule", "plot_matrix", "plot_scores"],
+    "figures": ["BAD", "GOOD", "Tile", "add_caption", "add_colorbar", "as_picture", "fit_text", "new_figure",
+    "offscreen", "overlay", "percent", "save_figure", "short", "show_grid", "show_message", "show_tiles",
+    "text"]})

@@ -6,9 +6,8 @@ Read regularisers (L1, clipping, MixUp and CutMix), averaging (weights averaged 
 whitening (a first convolution that starts from the statistics of pictures) and compiled (`torch.compile`),
 in any order.
 """
-from .averaging import AverageWeights
-from .compiled import Compiled
-from .regularisers import ClipGradients, L1Loss, mixing
-from .whitening import whiten_stem
+import lazy_loader
 
-__all__ = ["AverageWeights", "ClipGradients", "Compiled", "L1Loss", "mixing", "whiten_stem"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
+    "averaging": ["AverageWeights"], "compiled": ["Compiled"], "regularisers": ["ClipGradients", "L1Loss",
+    "mixing"], "whitening": ["whiten_stem"]})
