@@ -335,8 +335,8 @@ def main(argv: list[str] | None = None) -> None:
             print(lost(list(rates(data, args.seeds, args.json, args.work, **given))))
         else:
             runs = planned(args.plan, args.base, args.only, **given)
-            judge, base = "test", None
-            if args.plan == "ablation":
-                judge, ((_, base),) = "holdout", planned(args.plan, args.base, ["as it is"], **given)
+            ablation = args.plan == "ablation"
+            base = planned(args.plan, args.base, ["as it is"], **given)[0][1] if ablation else None
+            judge = "holdout" if ablation else "test"
             print(table(list(sweep(runs, args.seeds, data, args.json, args.work, judge, given, base))))
         print(f"{machine_name()}, {', '.join(f'{k} {v}' for k, v in versions().items())}")

@@ -87,7 +87,7 @@ def run(
     lines = sorted(set(events))
     outcome.of_lines = len(lines)
     for k in range(kills):
-        at = None if k % 2 else lines[(k // 2) * max(1, len(lines) // max(1, kills // 2)) % len(lines)]
+        at = None if k % 2 else lines[k // 2 * len(lines) // ((kills + 1) // 2)]      # spread evenly
         try: _one(k, folder, at, (whole, seconds, events), outcome, rng, drawn=k % figures == figures - 1)
         except KeyboardInterrupt: break                # what has been done so far counts
         if (k + 1) % 10 == 0: say(f"{k + 1} of {kills}: {outcome.identical} identical")

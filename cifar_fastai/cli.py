@@ -97,6 +97,7 @@ def main(
         for flag in ("data_split", "scale_lr"):
             if getattr(args, flag) is None: setattr(args, flag, how.get(flag))
         args.compile = args.compile or how.get("compiled", False)
+        args.unverified = args.unverified or how.get("unverified", False)
         _run(recipe.but(**kept | given), args, out, resume)
 
 

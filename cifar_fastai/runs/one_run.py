@@ -66,10 +66,10 @@ def train(
     device = join(device)                # of this process, where several train together
     with open_run(recipe, out, resume, checkpoint_minutes, quiet) as writer:
         recipe = shared_out(recipe, writer.before.get("processes", world()))
-        given = {"data_split": split, "scale_lr": scale_lr, "compiled": compiled}
+        given = {"data_split": split, "scale_lr": scale_lr, "compiled": compiled, "unverified": unverified}
         decided = decisions(recipe, writer.before, given)
-        learn = learner_of(recipe, data, unverified=unverified, split=decided["data_split"], workers=workers,
-                           device=device, precision=writer.before.get("precision"))
+        learn = learner_of(recipe, data, unverified=decided["unverified"], split=decided["data_split"],
+                           workers=workers, device=device, precision=writer.before.get("precision"))
         for kind, own in (("pictures", learn.dls.data.fingerprint), ("recipes", learn.recipe.fingerprint())):
             if differs(own): raise InputError(f"the hosts have different {kind}. Give all of them the same.")
         writer.begin(learn, data, decided)
@@ -139,7 +139,7 @@ def load_run(
     precision = "auto" if before.get("precision") == "fp16" else before.get("precision")     # a GPU's alone
     results = read_json(folder / "results.json")
     source = data if data is not None else before.get("data") or results["data"]
-    learn = learner_of(recipe, source, unverified=results["data"].endswith("(unverified)"), device=device,
+    learn = learner_of(recipe, source, unverified=before.get("unverified", False), device=device,
                        split=before.get("data_split"), workers=workers, precision=precision)
     if (has := learn.dls.data.fingerprint) != results["data_fingerprint"]:
         raise InputError(f"{learn.dls.data.source} holds other pictures than the run in {folder} had "

@@ -94,8 +94,8 @@ def again(folder: Path, results: dict) -> str:
              "--seed", results["seed"]]
     for flag in ("data_split", "scale_lr"):
         if how.get(flag) is not None: words += [f"--{flag.replace('_', '-')}", how[flag]]
-    if how.get("compiled"): words.append("--compile")
-    if results["data"].endswith("(unverified)"): words.append("--unverified")
+    for name, flag in (("compiled", "--compile"), ("unverified", "--unverified")):
+        if how.get(name): words.append(flag)
     return shlex.join(map(str, words))
 
 

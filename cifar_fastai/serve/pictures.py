@@ -49,8 +49,8 @@ def tested_pictures(folder: str | Path) -> np.ndarray | None:     # (N,S,S,3) ui
     try:
         recipe, results = read_json(folder / "recipe.json"), read_json(folder / "results.json")
         begun = read_json(folder / "checkpoints" / "begun.json")
-        data = load_data(begun["data"], size=recipe["size"], download=False,
-                         unverified=results["data"].endswith("(unverified)"), split=begun.get("data_split"))
+        data = load_data(begun["data"], size=recipe["size"], unverified=begun.get("unverified", False),
+                         download=False, split=begun.get("data_split"))
         if recipe["limit"]: data = data.limit(recipe["limit"], recipe["seed"])
         return data.x_test if data.fingerprint == results["data_fingerprint"] else None
     except (InputError, LookupError, TypeError): return None

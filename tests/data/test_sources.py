@@ -180,7 +180,8 @@ def test_a_folder_without_rights_is_an_input_error(monkeypatch, tmp_path):
 
 
 def test_importing_costs_neither_torch_nor_pillow():
-    code = "import sys, cifar_fastai.data; print({m.split('.')[0] for m in sys.modules})"
+    code = ("import sys, cifar_fastai.data as data; [getattr(data, name) for name in data.__all__]; "
+            "print({m.split('.')[0] for m in sys.modules})")
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "'numpy'" in loaded
     for heavy in ("torch", "torchvision", "PIL", "sklearn", "fastai"): assert f"'{heavy}'" not in loaded
