@@ -1,7 +1,8 @@
 """`InputError`: what was wrong, what was found, what to do, in one line."""
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 
 __all__ = ["InputError", "UnknownName", "report_errors"]
@@ -35,16 +36,13 @@ class UnknownName(InputError):
     def __reduce__(self): return InputError, (self.message,)   # a worker process sends its text alone
 
 
-class report_errors:
+@contextmanager
+def report_errors(debug: bool = False) -> Iterator[None]:
     "Turn an `InputError` into one line on stderr and its exit status; other errors keep their traceback"
-    def __init__(self, debug: bool = False): self.debug = debug
-
-    def __enter__(self):
-        with suppress(AttributeError, OSError): sys.stdout.reconfigure(errors="backslashreplace")
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if self.debug or error is None: return False
+    with suppress(AttributeError, OSError): sys.stdout.reconfigure(errors="backslashreplace")
+    try: yield
+    except BaseException as error:
+        if debug: raise
         if isinstance(error, InputError):
             # a machine has one input and a run one signal: the first process of either speaks for all
             rank = {2: "LOCAL_RANK", 130: "RANK", 143: "RANK"}.get(error.exit_status, "")
@@ -56,4 +54,4 @@ class report_errors:
         if isinstance(error, BrokenPipeError):   # the reader of our output is gone: nobody left to tell
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(141) from None
-        return False
+        raise

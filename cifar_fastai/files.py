@@ -42,7 +42,10 @@ def save_atomically(
     temp = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_through(temp, data)
+        with open(temp, "xb") as file:                     # rights follow the umask
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())                        # waits until the disk has it
         os.replace(temp, path)
         _sync_folder(path.parent)
     except BaseException as error:
@@ -52,15 +55,6 @@ def save_atomically(
         raise SaveError(f"cannot write {path} ({size:,} bytes): {error.strerror or error}. "
                         "Make room or choose another folder; what was there before is unchanged.") from error
     return hashlib.sha256(data).hexdigest()
-
-
-def _write_through(path: Path, data) -> None:
-    "Write `data` to a new file and wait until the disk has it; rights follow the umask"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    with open(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
@@ -100,8 +94,7 @@ def alone(
 
 def write_json(path: str | Path, value) -> str:
     "Save `value` as indented JSON, atomically; returns its sha256. Raises: ValueError for NaN"
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return save_atomically(path, text)
+    return save_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _others(pid: int) -> bool:
@@ -137,8 +130,7 @@ def read_json(path: str | Path) -> dict:
         why = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path} cannot be read as JSON ({why}). Mend it, or start a new run.") from error
     if isinstance(value, dict): return value
-    raise InputError(f"{path} holds a {type(value).__name__}, no JSON object. "
-                     "Mend it, or start a new run.")
+    raise InputError(f"{path} holds a {type(value).__name__}, no JSON object. Mend it, or start a new run.")
 
 
 def sha256_of(path: Path) -> str:

@@ -20,17 +20,6 @@ __all__ = ["MODELS", "NORMS", "airbench", "check_head", "create_model", "custom_
 NORMS = {"bn": nn.BatchNorm2d, "gn": partial(nn.GroupNorm, 1)}   # GroupNorm(1, C): LayerNorm over (C, H, W)
 
 
-def _norm(name: str) -> Callable[[int], nn.Module]:
-    if name not in NORMS: raise UnknownName("norm", name, NORMS)
-    return NORMS[name]
-
-
-def _check(n_out: int, n_in: int):
-    for name, n in (("n_out", n_out), ("n_in", n_in)):
-        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
-            raise InputError(f"{name} is {n!r}. Give a whole number from 1 up.")
-
-
 def _init(m: nn.Module):
     "As torchvision: convolutions by fan-out (He et al. 2015), norms and linear layers as torch makes them"
     if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
@@ -57,8 +46,12 @@ def _named(name: str, build: Callable[..., nn.Module], about: str) -> Callable[.
         norm: str = "bn",     # "bn", or "gn" for GroupNorm(1, C) in every place
         pretrained: bool = False,   # ImageNet's weights, stem and all: asked for by fastai's `vision_learner`
     ) -> nn.Module:
-        _check(n_out, n_in)
-        return _imagenet(name, n_out, n_in, norm) if pretrained else build(n_out, n_in, _norm(norm))
+        for what, n in (("n_out", n_out), ("n_in", n_in)):
+            if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+                raise InputError(f"{what} is {n!r}. Give a whole number from 1 up.")
+        if pretrained: return _imagenet(name, n_out, n_in, norm)
+        if norm not in NORMS: raise UnknownName("norm", norm, NORMS)
+        return build(n_out, n_in, NORMS[norm])
     net.__name__ = net.__qualname__ = name
     net.__doc__ = about
     return net
@@ -168,15 +161,12 @@ def create_model(
         if arch not in MODELS: raise UnknownName("model", arch, MODELS)
         arch = MODELS[arch]
     if str(getattr(arch, "__module__", "")).startswith("torchvision.models"):
-        arch = _ours(arch.__name__, n_out)
+        name = arch.__name__
+        if name not in MODELS:
+            raise InputError(f"torchvision's {name} is made for larger pictures. Give one of "
+                             f"{', '.join(MODELS)}, or build it: {name}(num_classes={n_out}).")
+        arch = MODELS[name]
     return arch(n_out=n_out, n_in=n_in, norm=norm)
-
-
-def _ours(name: str, n_out: int) -> Callable[..., nn.Module]:
-    "The net that torchvision's function `name` stands for"
-    if name in MODELS: return MODELS[name]
-    raise InputError(f"torchvision's {name} is made for larger pictures. Give one of {', '.join(MODELS)}, "
-                     f"or build it: {name}(num_classes={n_out}).")
 
 
 def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
@@ -218,9 +208,6 @@ def wrong_head(n_out: int, classes: int) -> InputError:
                       "give a net with such a head, or change the data.")
 
 
-COLUMNS = ("input_size", "output_size", "num_params", "params_percent", "kernel_size", "mult_adds")
-
-
 def model_summary(
     model: nn.Module,
     size: int = 32,      # side of the pictures, pixels
@@ -229,9 +216,10 @@ def model_summary(
     """Torchinfo's table for one picture (layer, input and output shape, parameters, their share, kernel,
     multiply-adds), and a line that names the weights no output depends on. The model stays as it is."""
     from torchinfo import summary
+    columns = ("input_size", "output_size", "num_params", "params_percent", "kernel_size", "mult_adds")
     net = deepcopy(model).cpu().float()
     with torch.random.fork_rng(devices=[]):
-        table = summary(net, input_size=(1, n_in, size, size), col_names=COLUMNS, depth=4, device="cpu",
+        table = summary(net, input_size=(1, n_in, size, size), col_names=columns, depth=4, device="cpu",
                         row_settings=("var_names",), verbose=0)
     unused = unused_weights(net, size, n_in)
     count = sum(dict(net.named_parameters())[name].numel() for name in unused)

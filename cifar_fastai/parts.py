@@ -7,7 +7,6 @@
 Their defaults are also those of `cifar_learner`, `fit_one_cycle` and `lr_find`: the one table of defaults.
 """
 from dataclasses import dataclass, fields, replace
-from types import UnionType
 from typing import ClassVar, get_args
 
 from .errors import InputError, UnknownName
@@ -23,8 +22,17 @@ class Part:
     "A frozen value with checks. Raises: InputError for a field that is unknown, mistyped or out of range"
 
     def __post_init__(self):
-        for f in fields(self): check_type(self, f.name, f.type)
+        for f in fields(self): self._check_type(f.name, f.type)
         self.check()
+
+    def _check_type(self, name: str, kind) -> None:
+        "Ints pass for floats; nothing else passes for another type. Raises: InputError"
+        value, kinds = getattr(self, name), get_args(kind) or (kind,)
+        if kind is object: return
+        if float in kinds: kinds = (*kinds, int)
+        if isinstance(value, bool) and bool not in kinds or not isinstance(value, kinds):
+            names = " or ".join(k.__name__.replace("NoneType", "None") for k in kinds)
+            raise InputError(f"{self._label()}: {name}={value!r} is a {type(value).__name__}. Give {names}.")
 
     def check(self) -> None: "Whether the values are in range: each part says how"
 
@@ -53,22 +61,6 @@ class Part:
         return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in changed)})"
 
     def _label(self) -> str: return type(self).__name__
-
-
-def check_type(part, name: str, kind) -> None:
-    "Ints pass for floats; nothing else passes for another type. Raises: InputError"
-    value = getattr(part, name)
-    if kind is object: return
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    if float in kinds: kinds = (*kinds, int)
-    if isinstance(value, bool) and bool not in kinds or not isinstance(value, kinds):
-        names = " or ".join(k.__name__.replace("NoneType", "None") for k in kinds)
-        raise InputError(f"{part._label()}: {name}={value!r} is a {type(value).__name__}. Give {names}.")
-
-
-def are_numbers(values, n: int) -> bool:
-    "Whether `values` are `n` numbers, none of them a truth value"
-    return len(values) == n and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
 
 
 @dataclass(frozen=True)
@@ -160,9 +152,9 @@ class OneCycle(Schedule):
         self.need("pct_start", 0 < self.pct_start < 1, "a share between 0 and 1")
         self.need("peak_epoch", self.peak_epoch is None or 0 < self.peak_epoch < INF, "an epoch above 0")
         for name in ("div", "div_final"): self.need(name, 1 <= getattr(self, name) < INF, "1 or more")
-        if self.moms is not None:
-            self.need("moms", are_numbers(self.moms, 3) and all(0 <= m < 1 for m in self.moms),
-                      "the momentum at start, peak and end, such as (.95, .85, .95)")
+        def is_momentum(m): return isinstance(m, (int, float)) and not isinstance(m, bool) and 0 <= m < 1
+        self.need("moms", self.moms is None or len(self.moms) == 3 and all(map(is_momentum, self.moms)),
+                  "the momentum at start, peak and end, such as (.95, .85, .95)")
 
     def warm_up(self, epochs: int) -> float: return self.peak_epoch or self.pct_start * epochs
 

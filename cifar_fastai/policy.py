@@ -59,12 +59,10 @@ class Policy:
     def __post_init__(self):
         for names, fits, allowed in _ALLOWED:
             for name in names:
-                if not fits(getattr(self, name)): raise self._wrong(name, allowed)
+                value = getattr(self, name)
+                if not fits(value): raise InputError(f"policy {self.name}: {name}={value!r}. Give {allowed}.")
         modes = ("reflect", "constant")
         if self.mode not in modes: raise UnknownName("padding mode", self.mode, modes)
-
-    def _wrong(self, name: str, allowed: str) -> InputError:
-        return InputError(f"policy {self.name}: {name}={getattr(self, name)!r}. Give {allowed}.")
 
     def __str__(self):
         changed = (f for f in fields(self) if f.name != "name" and getattr(self, f.name) != f.default)

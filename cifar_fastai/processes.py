@@ -46,7 +46,12 @@ def join(
     on_cpu = torch.device(device).type == "cpu" if device is not None else not torch.cuda.is_available()
     if not _talk:
         wait = timedelta(seconds=float(os.environ.get(LIMIT, "600")))
-        _state(on_cpu, timeout=wait)
+        try:
+            from accelerate import PartialState
+        except ImportError as error:
+            raise InputError("several processes were started, and accelerate, which lets them train "
+                             "together, is missing. Install it: pip install accelerate.") from error
+        PartialState(cpu=on_cpu, timeout=wait)           # starts torch's group
         _talk.append(dist.new_group(backend="gloo", timeout=wait))
         atexit.register(_leave)
     if on_cpu: return "cpu"
@@ -55,16 +60,6 @@ def join(
         raise InputError(f"process {local} of this machine has no GPU of its own: there are "
                          f"{torch.cuda.device_count()}. Start fewer processes, or give --device cpu.")
     return torch.device("cuda", local)
-
-
-def _state(on_cpu: bool, **kwargs):
-    "accelerate's, which starts torch's group"
-    try:
-        from accelerate import PartialState
-    except ImportError as error:
-        raise InputError("several processes were started, and accelerate, which lets them train together, is "
-                         'missing. Install it: pip install accelerate.') from error
-    return PartialState(cpu=on_cpu, **kwargs)
 
 
 def _leave() -> None:

@@ -67,7 +67,9 @@ class Recipe(Part):
 
     def check(self):
         self.need("name", bool(re.fullmatch(r"\w[\w.+-]*", self.name)), "letters, digits and _.+-")
-        self._check_aug()
+        known = self.aug is None or isinstance(self.aug, policy.Policy) or _are_transforms(self.aug)
+        self.need("aug", known, "a policy such as policy.pad_crop_flip() or its name, an A.Compose, "
+                  "a list of transforms, or None")
         for name in ("epochs", "bs", "size"): self.need(name, getattr(self, name) >= 1, "1 or more")
         for name in ("min_steps", "seed"): self.need(name, getattr(self, name) >= 0, "0 or more")
         self.need("limit", self.limit is None or self.limit >= 2, "2 or more")
@@ -76,11 +78,6 @@ class Recipe(Part):
         self.one_of("precision", ("auto", "fp32", "bf16", "fp16"))
         self.need("lr", isinstance(self.lr, LRFind) or 0 < self.lr < 1e3, "a rate above 0, or LRFind()")
         self._check_together()
-
-    def _check_aug(self):
-        if not (self.aug is None or isinstance(self.aug, policy.Policy) or _are_transforms(self.aug)):
-            self.need("aug", False, "a policy such as policy.pad_crop_flip() or its name, an A.Compose, "
-                      "a list of transforms, or None")
 
     def _check_together(self):
         "Parts that only make sense with others"
@@ -105,7 +102,11 @@ class Recipe(Part):
             if inner and name == "lr" and not isinstance(now, LRFind):
                 raise InputError(f"{self._label()}: lr={now!r} is given, so {key} has no meaning. "
                                  'Leave it out, or let the rate be found: lr="find".')
-            if inner and name == "aug": new[name] = _policy(now).but(**{inner: value})
+            if inner and name == "aug":
+                if not isinstance(now, policy.Policy):
+                    raise InputError(f"aug={now!r} has no fields to change. Give a policy, such as "
+                                     "policy.pad_crop_flip().")
+                new[name] = now.but(**{inner: value})
             else: new[name] = self._amended(name, now, {inner: value} if inner else value)
         return replace(self, **new)
 
@@ -184,12 +185,6 @@ def _unknown(name: str) -> InputError:
     part, inner = of_parts[name].split(".")
     return InputError(f"unknown recipe field {name!r}: it is {part}.{inner}. In Python give "
                       f'{part}={{"{inner}": …}}, in JSON "{part}": {{"{inner}": …}}.')
-
-
-def _policy(aug) -> policy.Policy:
-    "The policy that can be amended. Raises: InputError for transforms"
-    if isinstance(aug, policy.Policy): return aug
-    raise InputError(f"aug={aug!r} has no fields to change. Give a policy, such as policy.pad_crop_flip().")
 
 
 def flat(values: dict) -> dict:

@@ -50,22 +50,19 @@ def load_weights(
     that it has of the same name and shape. Those left out are named in a log line. Raises: InputError where
     the file is not whole, or nothing fits"""
     tensors, about = read_tensors(path)
-    if into is not None: return _fill(into, tensors, path), about
-    with _told(path):
-        net = create_model(about.model, len(about.classes), norm=about.norm)
-        net.load_state_dict(tensors)
-    return net.eval(), about
-
-
-def _fill(net: nn.Module, tensors: dict[str, Tensor], path) -> nn.Module:
-    own = net.state_dict()
+    if into is None:
+        with _told(path):
+            net = create_model(about.model, len(about.classes), norm=about.norm)
+            net.load_state_dict(tensors)
+        return net.eval(), about
+    own = into.state_dict()
     fits = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
     if not any(v.is_floating_point() and v.ndim for v in fits.values()):
         raise InputError(f"nothing in {path} fits this net. Give the weights of the same architecture.")
     left = sorted((tensors.keys() | own.keys()) - fits.keys())
     if left: log.warning("left out of %s: %s", path, ", ".join(left))
-    net.load_state_dict(own | fits)
-    return net
+    into.load_state_dict(own | fits)
+    return into, about
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], About]:

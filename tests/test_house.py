@@ -98,7 +98,7 @@ def test_a_folder_has_at_most_ten_rooms_and_a_room_at_most_260_lines():
 def test_the_house_does_not_grow_unseen():
     "A new feature pays for its lines: the page of a run, processes. Lower these where it gets simpler"
     assert len([p for p in ROOMS if p.stem != "__init__"]) <= 81
-    assert sum(len(p.read_text().splitlines()) for p in ROOMS) < 12160
+    assert sum(len(p.read_text().splitlines()) for p in ROOMS) < 12000
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

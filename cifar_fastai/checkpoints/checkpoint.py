@@ -63,15 +63,12 @@ class Checkpoint(StopFit):
         self.run_fields, self.fit_fields = run_fields(learn) | self.fields, fit_fields(learn)
         self.at_epoch = generators(learn)
         try:
-            if self.fit_number == 0: self.found = self._load()
+            if self.fit_number == 0: self.found = agreed(self._newest)
             if self.found and self.found["fit"] >= self.fit_number: self._go_on(self.found)
         except InputError as error: self.end(error)
 
-    def _load(self) -> dict | None:
-        "The state to go on from, which the first of several processes reads"
-        return agreed(self._newest)
-
     def _newest(self) -> dict | None:
+        "The state to go on from, which the first of several processes reads"
         if self.wanted: return self.store.load_newest(self.run_fields)
         if not (path := self.store.newest()): return None
         raise InputError(f"{self.store.folder} already holds a run's checkpoints, the last {path.name}. "

@@ -58,21 +58,17 @@ def restore_learner(learn, state: dict) -> None:
         for name, (value, moved) in memory.items():
             setattr(metric, name, to_device(value, device) if moved else value)
     learn.train_iter, learn.pct_train = state["train_iter"], state["pct_train"]
-    if hasattr(learn, "recorder"): _continue_record(learn)
+    if not hasattr(learn, "recorder"): return
+    recorder = learn.recorder                             # leaves a loss and a row on the learner
+    recorder.values = [L(row) for row in recorder.values]
+    if recorder.smooth_loss.count: learn.smooth_loss = recorder.smooth_loss.value
+    if recorder.values: learn.final_record = recorder.values[-1]
 
 
 def _scaler(learn) -> torch.amp.GradScaler | None:
     "fp16's; fastai keeps it on the learner, `Precision` on itself"
     found = [getattr(learn, "scaler", None), *(vars(cb).get("scaler") for cb in learn.cbs)]
     return next((s for s in found if isinstance(s, torch.amp.GradScaler)), None)
-
-
-def _continue_record(learn) -> None:
-    "The two things that `Recorder` leaves on the learner"
-    recorder = learn.recorder
-    recorder.values = [L(row) for row in recorder.values]
-    if recorder.smooth_loss.count: learn.smooth_loss = recorder.smooth_loss.value
-    if recorder.values: learn.final_record = recorder.values[-1]
 
 
 def _by_name(learn):

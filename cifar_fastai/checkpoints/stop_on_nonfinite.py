@@ -65,7 +65,8 @@ class StopOnNonFinite(StopFit):
         self.moving = [p.detach() for p in model.parameters()] if late else []
         self.averages = list(model.buffers())             # a forward pass alone spoils these
         self.watched = running_averages(model)
-        self.averages_before, self.kept = _copies(self.averages), _copies(self.moving + self.averages)
+        self.averages_before = [t.clone() for t in self.averages]
+        self.kept = [t.clone() for t in self.moving + self.averages]
         self.asked, self.pending = None, False            # `pending`: gradients wait for a later step
 
     def before_batch(self):
@@ -126,9 +127,6 @@ def running_averages(model) -> list[torch.Tensor]:
     "Means and variances that batch norms keep; other buffers may hold an infinity for a reason"
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
     return [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
-
-
-def _copies(tensors: list) -> list: return [t.clone() for t in tensors]
 
 
 def _copy(to: list, of: list) -> None:

@@ -19,13 +19,12 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..files import save_atomically, sweep, write_json
+from ..files import read_json, save_atomically, sweep, write_json
 from ..machine import versions
 
 __all__ = ["CheckpointError", "CheckpointStore", "differences", "plain_values", "verified"]
 
 log = logging.getLogger("cifar_fastai")
-MANIFEST_LIMIT = 1 << 20                                  # bytes; a real one has about a thousand
 _NAME = re.compile(r"epoch-(\d{4,})(?:-batch-(\d{5,}))?")
 
 
@@ -104,7 +103,6 @@ class CheckpointStore:
 
     def complete(self) -> list[Path]:
         "The `.pt` names that have a manifest, oldest first; not verified"
-        if not self.folder.is_dir(): return []
         found = [(place, path) for path in self.folder.glob("epoch-*.json") if (place := _place(path))]
         return [path.with_suffix(".pt") for _, path in sorted(found)]
 
@@ -146,7 +144,6 @@ class CheckpointStore:
 
     def _sweep(self) -> None:
         "Remove what dead processes left: temporary files, and `.pt` files whose manifest was never written"
-        if not self.folder.is_dir(): return
         whole = set(self.complete())
         sweep(self.folder)
         for path in self.folder.glob("*.pt"):
@@ -166,11 +163,10 @@ def _place(path: Path) -> tuple[int, int] | None:
 
 def _read_manifest(path: Path) -> dict:
     "The manifest of `path`, its fields of the right types"
-    try:
-        with path.with_suffix(".json").open("rb") as file: manifest = json.loads(file.read(MANIFEST_LIMIT))
-    except (OSError, ValueError, RecursionError) as error: raise _Bad("has no readable manifest") from error
     kinds = {"sha256": str, "bytes": int, "fingerprint": dict}
-    if not isinstance(manifest, dict) or any(not isinstance(manifest.get(k), t) for k, t in kinds.items()):
+    try: manifest = read_json(path.with_suffix(".json"))
+    except InputError: manifest = {}
+    if any(not isinstance(manifest.get(k), t) for k, t in kinds.items()):
         raise _Bad("has no readable manifest")
     return manifest
 

@@ -137,7 +137,10 @@ def _read_archive(path, unverified):
         found = hashlib.file_digest(f, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         if not unverified and found not in {k.md5 for k in KINDS}:
             near = [k for k in KINDS if path.name.startswith(k.archive.split(".")[0])]
-            if not near: raise _not_official(path, found)
+            if not near:
+                raise InputError(f"{path} is not an official CIFAR archive (its MD5 is {found}). If it holds "
+                                 "pictures, unpack it and give the folder, or a .zip. For another copy of "
+                                 "CIFAR: --unverified.")
             _check_md5(path, " or ".join(f"{k.md5} ({k.archive})" for k in near), found)
         f.seek(0)
         try: return _read_members(path, _Bounded(_unpacked(f), path))
@@ -145,11 +148,6 @@ def _read_archive(path, unverified):
         except Exception as e:   # hostile bytes: tarfile, zlib and lzma raise more kinds than they document
             what = f"{type(e).__name__}: {one_line(e)}"
             raise InputError(f"{path} is no archive, damaged or cut short ({what}). Fetch it again.") from e
-
-
-def _not_official(path, md5):
-    return InputError(f"{path} is not an official CIFAR archive (its MD5 is {md5}). If it holds pictures, "
-                      "unpack it and give the folder, or a .zip. For another copy of CIFAR: --unverified.")
 
 
 def _unpacked(file):

@@ -42,7 +42,9 @@ def arrange(tree) -> Layout:
     _check_names(tree.root, train, test)
     _check_classes(tree.root, train, test)
     classes, sets = tuple(sorted(train)), [train] if test is None else [train, test]
-    if list(splits) == ["train"]: lines += _beside(at, top, splits["train"])
+    if list(splits) == ["train"]:
+        others = [f"{at}{n}/" for n in _folders(top) if n != splits["train"]]
+        if others: lines.append(f"passed over: what lies beside {train.at}: {_some(others)}")
     lines += sum((found.lines for found in sets), _nearly_equal(classes))
     if strays := sum((found.strays for found in sets), []):
         what = "1 file that is" if len(strays) == 1 else f"{len(strays):,} files that are"
@@ -62,11 +64,6 @@ def _test_set(tree, place, root, known):
         test = _labelled(tree, *place[kind], kind, root, known)
         if test is None: lines.append(f"{at} is passed over: nothing says the classes of its pictures")
     return test, lines
-
-
-def _beside(at, top, train):
-    others = [f"{at}{n}/" for n in _folders(top) if n != train]
-    return [f"passed over: what lies beside {at}{train}/: {_some(others)}"] if others else []
 
 
 def _in_order(found, classes):

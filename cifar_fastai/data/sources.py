@@ -17,7 +17,7 @@ import shutil
 import socket
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -221,23 +221,17 @@ def fetch(
     log.info("downloading %s to %s", URL + kind.archive, folder)
     from torchvision.datasets.utils import download_url
     try:
-        with alone(archive) as waited:
+        with alone(archive) as waited, ExitStack() as after:
             if waited and archive.exists(): return archive
             for part in folder.glob("download-*"): shutil.rmtree(part, ignore_errors=True)   # of a killed one
-            with tempfile.TemporaryDirectory(dir=folder, prefix="download-") as part, _socket_timeout(30):
-                download_url(URL + kind.archive, part, kind.archive, kind.md5)
-                os.replace(Path(part) / kind.archive, archive)
+            part = after.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix="download-"))
+            after.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
+            socket.setdefaulttimeout(30)
+            download_url(URL + kind.archive, part, kind.archive, kind.md5)
+            os.replace(Path(part) / kind.archive, archive)
         return archive
     except (OSError, RuntimeError) as e:
         raise InputError(f"the download of {URL}{kind.archive} to {folder} failed ({e})") from e
-
-
-@contextmanager
-def _socket_timeout(seconds):
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try: yield
-    finally: socket.setdefaulttimeout(before)
 
 
 def _unreachable(url, seconds=8):

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from ..errors import InputError, UnknownName
 from ..gradcam import CamOutput, cam_of
-from ..plots import BAD, GOOD, Tile, short
+from ..plots import BAD, GOOD, Tile, add_caption, add_colorbar, overlay, percent, short, show_tiles
 from ..training import same_draws
-from .gallery import add_maps, label_text, show_groups
 from .predict import batch_of, clean_dl, decode_pictures
 
-__all__ = ["Chosen", "Explained", "choose", "class_names", "gradcam_of", "target_of"]
+__all__ = ["Chosen", "Explained", "add_maps", "choose", "class_names", "gradcam_of", "label_text",
+           "show_groups", "target_of"]
 
 MOST = 200      # pictures in one figure
 
@@ -49,23 +49,17 @@ def choose(
     items,       # positions in the validation set; or paths, folders, arrays, PIL pictures …; one or a list
 ) -> Chosen:
     "Those pictures through the validation set's transforms. Raises `InputError` for what is not there"
-    items = _list_of(items)
-    with same_draws(learn):             # fastai's loaders draw when they are made
-        if not all(isinstance(o, Integral) for o in items): return _of_pictures(learn, items)
-        dl, n = clean_dl(learn), len(learn.dls.valid.dataset)
-        for i in items:
-            if not 0 <= i < n: raise InputError(f"no picture {i} in the validation set. Choose 0 to {n - 1}.")
-        xb, *ys = batch_of(dl, items)
-        y = ys[-1].as_subclass(Tensor) if ys and ys[-1].ndim == 1 else None
-        return Chosen(xb.as_subclass(Tensor), y, decode_pictures(dl, xb))
-
-
-def _of_pictures(learn, items: list) -> Chosen:
-    if any(isinstance(o, Integral) for o in items):
+    items, n = _list_of(items), len(learn.dls.valid.dataset)
+    places = [o for o in items if isinstance(o, Integral)]
+    if places and len(places) < len(items):
         raise InputError("items mix positions and pictures. Ask for one kind at a time.")
-    dl = learn.dls.test_dl(items, num_workers=0, bs=len(items))
-    xb = batch_of(dl, range(len(items)))[0]
-    return Chosen(xb.as_subclass(Tensor), None, decode_pictures(dl, xb))
+    for i in places:
+        if not 0 <= i < n: raise InputError(f"no picture {i} in the validation set. Choose 0 to {n - 1}.")
+    with same_draws(learn):             # fastai's loaders draw when they are made
+        dl = clean_dl(learn) if places else learn.dls.test_dl(items, num_workers=0, bs=len(items))
+        xb, *ys = batch_of(dl, places or range(len(items)))
+        y = ys[-1].as_subclass(Tensor) if places and ys and ys[-1].ndim == 1 else None
+        return Chosen(xb.as_subclass(Tensor), y, decode_pictures(dl, xb))
 
 
 def _list_of(items) -> list:
@@ -84,9 +78,7 @@ def _list_of(items) -> list:
 def _is_folder(o) -> bool: return isinstance(o, (str, PathLike)) and Path(o).is_dir()
 
 
-def _plain(o):
-    if isinstance(o, (Integral, np.integer)) or getattr(o, "ndim", 1) == 0: return int(o)
-    return o
+def _plain(o): return int(o) if isinstance(o, Integral) or getattr(o, "ndim", 1) == 0 else o
 
 
 def class_names(dls) -> list[str]:
@@ -148,3 +140,27 @@ def _with_prediction(found: Chosen, cam: CamOutput, names: list[str], i: int) ->
     true = int(found.y[i])
     loss = -probs[true].clamp_min(torch.finfo(probs.dtype).tiny).log().item()
     return Tile(picture, said, f"true {say(true)}\nloss {loss:.2f}", GOOD if true == first else BAD)
+
+
+def label_text(name, p: float) -> str:
+    "A class and its probability, apart, as classes may be numbers: 5 (27 %)"
+    return f"{short(name, 12)} ({percent(p)})"
+
+
+def add_maps(groups: list[list[Tile]], maps: dict, titles: list[str], cmap: str | None, alpha: float,
+             signed: bool = False) -> None:
+    "Beside the picture of each group its map of each layer (layer → (n,H,W)), laid over the picture"
+    for name, of_layer in maps.items():
+        below = short(name) if len(maps) > 1 else ""
+        for group, m, title in zip(groups, of_layer, titles):
+            group.append(Tile(overlay(group[0].picture, m, cmap, alpha, signed), title, below))
+
+
+def show_groups(groups: list[list[Tile]], text: bool, colorbar: bool, cmap: str | None,
+                signed: bool = False, caption: str = "", **kwargs) -> Figure:
+    "Groups of tiles as a grid, with or without texts and the bar of colours"
+    if not text: groups = [[Tile(tile.picture) for tile in group] for group in groups]
+    fig = show_tiles(groups, **kwargs)
+    if colorbar: add_colorbar(fig, cmap, signed=signed)
+    add_caption(fig, caption)
+    return fig

@@ -12,29 +12,14 @@ from fastai.torch_core import get_model
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..errors import InputError, UnknownName
+from ..errors import InputError
 from ..gradcam import Evidence, cam_of, compare_maps, measure_maps
-from ..plots import (
-    BAD,
-    GOOD,
-    Tile,
-    add_caption,
-    add_colorbar,
-    overlay,
-    percent,
-    short,
-    show_message,
-    show_tiles,
-)
+from ..plots import BAD, GOOD, Tile, overlay, short, show_message, show_tiles
 from ..training import precision_of
+from .any_picture import add_maps, label_text, show_groups, target_of
 from .predict import decode_pictures, inputs_of
 
-__all__ = ["Gallery", "add_maps", "label_text", "listed", "show_groups"]
-
-
-def label_text(name, p: float) -> str:
-    "A class and its probability, apart, as classes may be numbers: 5 (27 %)"
-    return f"{short(name, 12)} ({percent(p)})"
+__all__ = ["Gallery", "listed"]
 
 
 class Gallery:
@@ -79,9 +64,7 @@ class Gallery:
     def _classes(self, idxs: list[int], target: str | int) -> Tensor:
         known = {"pred": self.decoded, "true": self.targs}
         if isinstance(target, str) and target in known: return known[target][idxs]
-        if isinstance(target, str) and target not in self.names:
-            raise UnknownName("target", target, [*known, *self.names])
-        return torch.full((len(idxs),), self.names.index(target) if isinstance(target, str) else target)
+        return torch.full((len(idxs),), target_of(target, self.names))
 
     def predicted_label(self, i: int) -> str:
         "The predicted class of picture `i` and its probability, as text"
@@ -209,25 +192,6 @@ class Gallery:
         return xb.as_subclass(Tensor).to(next(self.learn.model.parameters()).device), self.decoded[idxs]
 
     def _no_mistakes(self) -> str: return f"No mistakes: all {len(self)} pictures are classified correctly."
-
-
-def add_maps(groups: list[list[Tile]], maps: dict, titles: list[str], cmap: str | None, alpha: float,
-             signed: bool = False) -> None:
-    "Beside the picture of each group its map of each layer (layer → (n,H,W)), laid over the picture"
-    for name, of_layer in maps.items():
-        below = short(name) if len(maps) > 1 else ""
-        for group, m, title in zip(groups, of_layer, titles):
-            group.append(Tile(overlay(group[0].picture, m, cmap, alpha, signed), title, below))
-
-
-def show_groups(groups: list[list[Tile]], text: bool, colorbar: bool, cmap: str | None,
-                signed: bool = False, caption: str = "", **kwargs) -> Figure:
-    "Groups of tiles as a grid, with or without texts and the bar of colours"
-    if not text: groups = [[Tile(tile.picture) for tile in group] for group in groups]
-    fig = show_tiles(groups, **kwargs)
-    if colorbar: add_colorbar(fig, cmap, signed=signed)
-    add_caption(fig, caption)
-    return fig
 
 
 def listed(idxs) -> list[int]:

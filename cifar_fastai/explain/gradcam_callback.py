@@ -17,29 +17,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..errors import InputError, UnknownName
-from ..gradcam import (
-    METHODS,
-    NotFinite,
-    affordable,
-    cam_of,
-    heatmaps,
-    measure_maps,
-    usual_pairs,
-    warnings_of,
-)
-from ..plots import (
-    BAD,
-    GOOD,
-    add_caption,
-    fit_text,
-    new_figure,
-    offscreen,
-    overlay,
-    save_figure,
-    short,
-    show_message,
-    text,
-)
+from ..gradcam import METHODS, NotFinite, affordable, cam_of, heatmaps, measure_maps, usual_pairs, warnings_of
+from ..plots import add_caption, draw_row, new_figure, offscreen, overlay, save_figure, short, show_message
 from ..training import fitting, inside_fit, precision_of
 from .any_picture import MOST, choose, class_names, target_of
 
@@ -75,7 +54,7 @@ class GradCAMCallback(Callback):
         if method not in METHODS: raise UnknownName("method", method, METHODS)
         self.layer, self.every, self.n, self.items = layer, every, n, items
         self.method, self.target, self.path, self.cam, self.inputs = method, target, path, None, None
-        self.measure, self.size = measure, (0, 0)
+        self.measure = measure
         self._empty()
 
     def _empty(self):
@@ -91,7 +70,7 @@ class GradCAMCallback(Callback):
     def _map(self, epoch: int, layer: str) -> Tensor:
         "On one scale with that of the predicted class"
         raws = [sets[epoch][layer] for sets in (self.raw, self.beside) if epoch in sets]
-        return heatmaps(raws, self.size)[0]
+        return heatmaps(raws, self.pictures.shape[1:3])[0]
 
     def shown(self) -> list[int]:
         """Which of the pictures watched are in `strip`: those it learned in their order, then a quarter that
@@ -116,7 +95,6 @@ class GradCAMCallback(Callback):
         watched = max(self.n, min(MOST, WATCHED * self.n))
         if items is None: items = _of_each(self.dls.valid.dataset, watched, len(self.names))
         self.inputs, self.ys, self.pictures = choose(self.learn, items)
-        self.size = tuple(self.inputs.shape[-2:])
         self._empty()
         skipped = [cb._skip_to for cb in self.learn.cbs if isinstance(cb, SkipToEpoch)]
         self._take(max(skipped, default=0))        # a layer without a map is refused here
@@ -180,12 +158,13 @@ class GradCAMCallback(Callback):
         fig, axs = new_figure(high, 1, (size * len(shown) + .8, (size + .22) * high))
         fig.get_layout_engine().set(w_pad=.02, h_pad=.02, hspace=0)
         known = [] if self.ys is None else self.ys[shown].tolist()
-        _row(axs[0, 0], [self.pictures[i] for i in shown], [self.names[y] for y in known], "picture", size)
+        names = [self.names[y] for y in known]
+        draw_row(axs[0, 0], [self.pictures[i] for i in shown], names, "picture", size)
         for ax, (e, name) in zip(axs[1:, 0], sets):
             asked = self.targets[e][shown].tolist()
             right = [c == y for c, y in zip(asked, known)] if self.wanted in (None, "pred") else []
             label = f"epoch {e}" + (f"\n{short(name, 12)}" if len(self.raw[e]) > 1 else "")
-            _row(ax, self._overlays(e, name, shown), [self.names[c] for c in asked], label, size, right)
+            draw_row(ax, self._overlays(e, name, shown), [self.names[c] for c in asked], label, size, right)
         add_caption(fig, "\n".join(e.caption for e in self.evidence[:len(self.raw[epochs[-1]])]))
         return fig
 
@@ -212,22 +191,6 @@ class GradCAMCallback(Callback):
 def _display(fig: Figure):
     from IPython.display import display
     display(fig)
-
-
-def _row(ax, pictures: Sequence[np.ndarray], names: Sequence[str], label: str, size: float,
-         right: Sequence[bool] = ()):
-    "Pictures side by side on one pair of axes (a pair for each takes minutes), each under its name"
-    h, w = pictures[0].shape[:2]
-    kind = "bicubic" if max(h, w) <= 128 else "antialiased"
-    for i, p in enumerate(pictures): ax.imshow(p, extent=(i, i + .95, 0, .95 * h / w), interpolation=kind)
-    ax.set(xlim=(0, len(pictures) - .05), ylim=(0, .95 * h / w), xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
-    text(ax.set_ylabel, label, fontsize=8, rotation=0, ha="right", va="center")
-    colors = [GOOD if r else BAD for r in right] or [None] * len(names)
-    for i, (name, color) in enumerate(zip(names, colors)):
-        label = text(ax.text, i + .475, .97 * h / w, short(name, 12), color=color, fontsize=7, ha="center",
-                     va="bottom")
-        fit_text(label, size)
 
 
 def _label(dataset, i: int) -> int | None:

@@ -5,8 +5,7 @@
     interp.plot_misclassified(20)
     interp.plot_gradcam(9, layer="layer3", target=("pred", "true"))
 
-A subclass of fastai's `ClassificationInterpretation`: the same methods with the same meanings, from one pass.
-Losses are the learner's own, with its label smoothing and weights, as fastai's are."""
+Its methods mean what fastai's do. So do its losses: the learner's own, with label smoothing and weights."""
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path

@@ -67,10 +67,8 @@ class _OnePass(Callback):
             mean += weight * self.act(self._own(self.learn.model(x, *self.xb[1:])).float())
         self.averaged.append(mean)
 
-    def _own(self, x): return _keep(self.learn.to_detach(x, cpu=False))     # gathered where processes share
-
-
-def _keep(x: Tensor) -> Tensor: return x.detach().as_subclass(Tensor)
+    def _own(self, x):     # gathered where processes share
+        return self.learn.to_detach(x, cpu=False).as_subclass(Tensor)
 
 
 def _distribution(loss_func, act, x: Tensor) -> Tensor:
@@ -97,18 +95,15 @@ def predict_once(
     try:
         with learn.validation_context(cbs=[cb]), learn.loss_not_reduced():
             learn._do_epoch_validate(dl=dl)
-            logits, targs = torch.cat(cb.logits), _labels(cb.labels)
+            if not cb.labels:
+                raise InputError("the pictures have no labels. Make the DataLoader with with_labels=True.")
+            logits, targs = torch.cat(cb.logits), torch.cat(cb.labels)
             losses = learn.loss_func(logits.float(), targs)
     finally:
         rec.run = was
     _check(logits, targs, losses)
     res = [act(logits.float()), targs, losses.float(), *([torch.cat(cb.averaged)] if views else [])]
-    return Predictions(*(_keep(o).cpu() for o in res))
-
-
-def _labels(labels: list) -> Tensor:
-    if not labels: raise InputError("the pictures have no labels. Make the DataLoader with with_labels=True.")
-    return torch.cat(labels)
+    return Predictions(*(o.detach().as_subclass(Tensor).cpu() for o in res))
 
 
 def _check(logits: Tensor, targs: Tensor, losses: Tensor) -> None:

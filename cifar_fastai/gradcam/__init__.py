@@ -9,6 +9,7 @@ deletion: whether a map shows what the net uses) and evidence (that, in one line
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "cam": ["CamOutput", "GradCAM", "cam_of", "default_layer", "find_layers", "stages_of"], "checks":
-    ["NotFinite"], "evidence": ["Evidence", "affordable", "measure_maps", "usual_pairs", "warnings_of"],
-    "faithfulness": ["compare_maps"], "methods": ["METHODS", "heatmap", "heatmaps", "refuse_unsigned"]})
+    "cam": ["CamOutput", "GradCAM", "cam_of", "default_layer", "find_layers", "stages_of", "undisturbed"],
+    "checks": ["NotFinite"],
+    "evidence": ["Evidence", "affordable", "measure_maps", "usual_pairs", "warnings_of"], "faithfulness":
+    ["compare_maps"], "methods": ["METHODS", "heatmap", "heatmaps", "refuse_unsigned"]})

@@ -117,7 +117,7 @@ class BatchDL(TfmdDL):
         if store is not None and aug is None:
             return self._labelled(store, store.take(self._items(idxs)), idxs)
         tfms = [t for t in self.after_item.fs if isinstance(t, AlbumentationsTransform)]
-        key = self.seed, epoch if self._training else 0
+        key = self.seed, epoch if self._split_idx in (0, None) else 0
         with drawing_from(tfms, key, start, self._split_idx) as place:
             if store is None: return self.do_batch(self._one_by_one(idxs, place))
             with one_thread(): x = _augmented(store, aug, self._items(idxs), place)
@@ -167,9 +167,6 @@ class BatchDL(TfmdDL):
 
     @property
     def _split_idx(self): return getattr(self.dataset, "split_idx", None)
-
-    @property
-    def _training(self): return self._split_idx in (0, None)
 
     def _worth_workers(self):
         "Whether batches are made in worker processes: not if making one is no more than copying pictures"

@@ -8,7 +8,6 @@ An epoch is a pure function of (seed, epoch): shuffling draws from (seed, epoch)
 epoch, place in its order), whatever the number of workers and whatever ran before.
 """
 import logging
-import os
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import IntToFloatTensor, Normalize, ToTensor
 from fastai.torch_core import TensorImage, default_device
-from fastcore.basics import listify
+from fastcore.basics import listify, num_cpus
 
 from ..data import ImageData, load_data
 from ..errors import InputError, UnknownName
@@ -136,8 +135,7 @@ def usable_device(
 
 def suggest_workers(device: torch.device) -> int:
     "Worker processes worth starting: none where the CPU itself trains, up to 8 beside a GPU"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if device.type == "cpu" else max(1, min(8, cores - 1))
+    return 0 if device.type == "cpu" else max(1, min(8, num_cpus() - 1))
 
 
 def _items(n: int, _) -> np.ndarray:

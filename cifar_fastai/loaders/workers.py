@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 import torch
+from fastcore.basics import noop
 
 from ..errors import InputError
 
@@ -36,10 +37,10 @@ class Workers:
         pin_memory: bool = False,  # batches come in page-locked memory, from where a GPU fetches them faster
         limit: float = 120.0,      # seconds that a batch may take
     ):
-        self.limit, self.started, self.keys, self.at_work = limit, None, _Keys(), False
+        self.limit, self.started, self.keys, self.at_work = limit, None, [], False
         self.another = lambda: Workers(make, n, pin_memory, limit)
         self.loader = torch.utils.data.DataLoader(
-            _Batches(make), batch_size=None, collate_fn=_as_it_is, sampler=self.keys, num_workers=n,
+            _Batches(make), batch_size=None, collate_fn=noop, sampler=self.keys, num_workers=n,
             timeout=min(LOOK, limit), pin_memory=pin_memory, persistent_workers=True, worker_init_fn=_begin)
         _running[id(self)] = self.loader
         weakref.finalize(self, _running.pop, id(self), None)
@@ -57,7 +58,7 @@ class Workers:
         if self.at_work:
             with closing(self.another()) as own: yield from own.batches(keys, where)
             return
-        self.keys.now, self.at_work, done = keys, True, 0
+        self.keys[:], self.at_work, done = keys, True, 0
         try:
             self._start()
             for key in keys:
@@ -104,13 +105,6 @@ class Workers:
         return None, "closed in the middle of an epoch"
 
 
-class _Keys:
-    "The sampler of a loader of batches: the keys of the epoch at hand"
-    now = ()
-    def __iter__(self): return iter(self.now)
-    def __len__(self): return len(self.now)
-
-
 class _Batches(torch.utils.data.Dataset):
     "Key → batch, or the error to show: what runs in a worker"
     def __init__(self, make): self.make = make
@@ -118,9 +112,6 @@ class _Batches(torch.utils.data.Dataset):
     def __getitem__(self, key):
         try: return self.make(key)
         except InputError as e: return e   # raised here, torch would wrap it in the worker's traceback
-
-
-def _as_it_is(batch): return batch
 
 
 @contextmanager

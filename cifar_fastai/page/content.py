@@ -64,19 +64,17 @@ def explorer(
     wrong = interp.misclassified().tolist()
     right = [i for i in interp.top_losses()[1].tolist() if interp.correct[i]][:RIGHT]
     shown, probs = [*wrong, *right], interp.preds
-    top = probs[shown].topk(min(TOP, probs.shape[1]), 1) if shown else None
+    top = probs[shown].topk(min(TOP, probs.shape[1]), 1)
     data = {
         "n": len(interp), "mistakes": len(wrong), "index": shown,
         "name": [str(names[i]) for i in shown] if names else [],
         "true": interp.targs[shown].tolist(), "predicted": interp.decoded[shown].tolist(),
         "loss": _rounded(interp.losses[shown]), "confidence": _rounded(interp.confidence[shown]),
         "top": [[[c, round(p, 3)] for c, p in zip(*row)] for row in
-                zip(top.indices.tolist(), top.values.tolist())] if shown else [],
-        "of_true": _rounded(probs[shown, interp.targs[shown]]) if shown else []}
-    if shown:
-        pictures = _small(interp, shown)
-        data |= {"pictures": picture_sheet(pictures).as_dict(), "maps": _maps(interp, shown, layer)}
-        data |= _near(interp, wrong, features)
+                zip(top.indices.tolist(), top.values.tolist())],
+        "of_true": _rounded(probs[shown, interp.targs[shown]]),
+        "pictures": picture_sheet(_small(interp.dl, shown)).as_dict(), "maps": _maps(interp, shown, layer),
+        **_near(interp, wrong, features)}
     return Explorer(data, {i: k for k, i in enumerate(shown)})
 
 
@@ -89,10 +87,10 @@ def in_json(data: dict) -> str:
 def _rounded(values: Tensor) -> list[float]: return [round(v, 4) for v in values.tolist()]
 
 
-def _small(interp: ImageInterpretation, idxs: Sequence[int]) -> np.ndarray:     # (n,h,w,3) uint8
-    "The test pictures, none larger than `SIDE`"
-    parts = [_as_bytes(interp.pictures(idxs[k:k + 500])) for k in range(0, len(idxs), 500)]
-    return np.concatenate(parts)
+def _small(dl, idxs: Sequence[int]) -> np.ndarray:     # (n,h,w,3) uint8
+    "The pictures at `idxs`, none larger than `SIDE`"
+    parts = (decode_pictures(dl, inputs_of(dl, idxs[k:k + 500])) for k in range(0, len(idxs), 500))
+    return np.concatenate([_as_bytes(part) for part in parts])
 
 
 def _as_bytes(x: np.ndarray) -> np.ndarray:
@@ -132,19 +130,16 @@ def _near(interp: ImageInterpretation, wrong: list[int], features: Tensor | None
     "The training pictures nearest to each mistake, with their labels: was it a label error?"
     dls = interp.learn.dls
     if not wrong or not len(dls.train.dataset): return {"near": [], "near_sheet": None}
-    batches = (interp.dl.new(get_idxs=lambda part=wrong[k:k + 100]: part, n=len(wrong[k:k + 100]),
-                             bs=100, num_workers=0) for k in range(0, len(wrong), 100))
-    own = features_of(interp.learn, (batch for dl in batches for batch in dl))
+    batches = ([inputs_of(interp.dl, wrong[k:k + 100])] for k in range(0, len(wrong), 100))
+    own = features_of(interp.learn, batches)
     if not own.numel(): return {"near": [], "near_sheet": None}
     clean = clean_dl(interp.learn, 0)
     if features is None: features = features_of(interp.learn, clean)
     places, cosines = nearest(own, features.cpu(), NEAR)
     used = sorted({p for row in places.tolist() for p in row})
     at = {p: k for k, p in enumerate(used)}
-    pictures = np.concatenate([_as_bytes(decode_pictures(clean, inputs_of(clean, used[k:k + 500])))
-                               for k in range(0, len(used), 500)])
     labels = [int(clean.dataset.tls[-1][p]) for p in used]
     return {"near": [[[at[p], round(c, 3)] for p, c in zip(ps, cs)]
                      for ps, cs in zip(places.tolist(), cosines.tolist())],
             "near_index": used, "near_label": labels,
-            "near_sheet": picture_sheet(pictures, quality=60).as_dict()}
+            "near_sheet": picture_sheet(_small(clean, used), quality=60).as_dict()}

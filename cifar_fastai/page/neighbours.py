@@ -13,6 +13,7 @@ from fastai.callback.core import Callback
 from fastai.torch_core import get_model
 from torch import Tensor, nn
 
+from ..gradcam import undisturbed
 from ..models import last_linear
 from ..processes import summed, world
 from ..training import fitting, precision_of
@@ -71,11 +72,9 @@ class FeatureRecorder(Callback):
 def features_of(learn, batches) -> Tensor:      # (N,D) half, on the CPU
     "The features of the pictures in `batches`, as the net predicts them"
     model = get_model(learn.model)
-    device, was = next(model.parameters()).device, model.training
-    model.eval()
-    with _watched(model) as kept, torch.no_grad(), precision_of(learn):
+    device = next(model.parameters()).device
+    with undisturbed(model, device), _watched(model) as kept, torch.no_grad(), precision_of(learn):
         for batch in batches: model(batch[0].as_subclass(Tensor).to(device))
-    model.train(was)
     return torch.cat(kept).cpu() if kept else torch.zeros(0, 0)
 
 
@@ -89,5 +88,4 @@ def nearest(
     empty, found = (known == 0).all(1), []
     for part in F.normalize(queries.float(), dim=1).split(256):
         found.append((part @ rows.T).masked_fill(empty, -2).topk(min(k, len(known)), 1))
-    if not found: return torch.zeros(0, k, dtype=torch.long), torch.zeros(0, k)
     return torch.cat([f.indices for f in found]), torch.cat([f.values for f in found])

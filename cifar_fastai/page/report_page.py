@@ -45,7 +45,6 @@ def write_report(
         "confusion": interp.confusion_matrix().tolist(),
         "pairs": confused_pairs(interp), "surest": interp.misclassified(SUREST, by="confidence").tolist(),
         "place": explored.places, "explorer": in_json(explored.data | {"classes": list(interp.names)}),
-        "has_pictures": bool(explored.data["index"]),
         "strip": _figure(strip) if strip.exists() else None}, "report.js")
     save_atomically(folder / "report.html", page)
     return folder / "report.html"

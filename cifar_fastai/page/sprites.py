@@ -50,8 +50,7 @@ def _sheet(tiles: np.ndarray, mode: str, form: str, **how) -> Sheet:
     rows = -(-max(n, 1) // columns)
     wide = np.zeros((rows * columns, h, w, *rest), np.uint8)
     wide[:n] = tiles
-    order = (0, 2, 1, 3, *range(4, 4 + len(rest)))
-    wide = wide.reshape(rows, columns, h, w, *rest).transpose(order).reshape(rows * h, columns * w, *rest)
+    wide = wide.reshape(rows, columns, h, w, *rest).swapaxes(1, 2).reshape(rows * h, columns * w, *rest)
     file = io.BytesIO()
     Image.fromarray(wide, mode).save(file, form, **how)
     kind = form.lower()

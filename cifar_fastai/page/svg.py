@@ -3,8 +3,9 @@
     line_chart([Line("train", epochs, losses), Line("valid", epochs, others)], "epoch", "loss")
 """
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
+from math import isfinite, log10
 
 from matplotlib.ticker import LogLocator, MaxNLocator
 
@@ -19,7 +20,7 @@ class Line:
     label: str
     xs: Sequence[float]
     ys: Sequence[float]
-    form: Callable[[float], str] = field(default="{:.4g}".format)
+    form: Callable[[float], str] = "{:.4g}".format
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class _Axis:
     log: bool = False
 
     def __call__(self, v: float) -> float:
-        low, high, v = (_log(t) if self.log else t for t in (self.low, self.high, v))
+        low, high, v = (log10(max(t, 1e-12)) if self.log else t for t in (self.low, self.high, v))
         share = (v - low) / (high - low or 1)
         return round(self.start + share * (self.end - self.start), 1)
 
@@ -47,11 +48,6 @@ class _Axis:
         found = LogLocator().tick_values(self.low, self.high) if self.log \
             else MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(self.low, self.high)
         return [float(t) for t in found if self.low <= t <= self.high * (1 + 1e-9)]
-
-
-def _log(v: float) -> float:
-    from math import log10
-    return log10(max(v, 1e-12))
 
 
 def line_chart(
@@ -91,7 +87,7 @@ def line_chart(
 
 
 def _finite(*values) -> bool:
-    return all(isinstance(v, (int, float)) and v == v and abs(v) != float("inf") for v in values)
+    return all(isinstance(v, (int, float)) and isfinite(v) for v in values)
 
 
 def _frame(across: _Axis, up: _Axis, xlabel: str, ylabel: str):

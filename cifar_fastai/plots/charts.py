@@ -34,8 +34,7 @@ def plot_curves(
     "Loss and accuracy over the epochs. A validation loss far above all others is cut, with a note"
     h = pd.DataFrame(history)
     panels = 1 + ("accuracy" in h)
-    kwargs.setdefault("figsize", (4.4 * panels, 3.2))
-    fig, axs = new_figure(1, panels, **kwargs)
+    fig, axs = new_figure(1, panels, **{"figsize": (4.4 * panels, 3.2)} | kwargs)
     mark = "o" if len(h) < 3 else None                   # a line through one point cannot be seen
     ax = _axes(axs[0, 0], xlabel="epoch", ylabel="loss", title="Loss")
     lines = ("train_loss", TRAIN, "training, augmented"), ("valid_loss", VALID, "validation")
@@ -68,8 +67,7 @@ def plot_lr_schedule(
 ) -> Figure:
     "Learning rate and momentum over the steps; a rate that falls in stairs is drawn by its powers of ten"
     rows = [("learning rate", lrs, TRAIN), *([("momentum", moms, VALID)] if moms is not None else [])]
-    kwargs.setdefault("figsize", (6, 1.2 + 1.5 * len(rows)))
-    fig, axs = new_figure(len(rows), 1, sharex=True, **kwargs)
+    fig, axs = new_figure(len(rows), 1, sharex=True, **{"figsize": (6, 1.2 + 1.5 * len(rows))} | kwargs)
     for ax, (label, values, color) in zip(axs.flat, rows):
         ax.plot(np.arange(len(values)) / (steps_per_epoch or 1), values, color=color)
         _axes(ax, ylabel=label)
@@ -102,11 +100,10 @@ def plot_lr_find(
     lrs, losses = np.asarray(lrs, float), np.asarray(losses, float)
     good = np.isfinite(losses) & (lrs > 0)
     lrs, losses = lrs[good], losses[good]
-    kwargs.setdefault("figsize", (6.4, 3.8))
-    fig, axs = new_figure(**kwargs)
+    fig, [[ax]] = new_figure(**{"figsize": (6.4, 3.8)} | kwargs)
     whose = {"train": "training", "holdout": "holdout"}[on]
-    ax = _axes(axs[0, 0], xscale="linear" if mode == "linear" else "log", xlabel="learning rate",
-               ylabel=f"{whose} loss, smoothed", title="Learning-rate finder")
+    _axes(ax, xscale="linear" if mode == "linear" else "log", xlabel="learning rate",
+          ylabel=f"{whose} loss, smoothed", title="Learning-rate finder")
     ax.plot(lrs, losses, color="#444444")
     low, start = losses.min(initial=np.inf), losses[:max(1, len(losses) // 10)].mean() if len(losses) else 0
     top = start + .35 * (start - low) + 1e-3          # where it diverges the curve is cut
@@ -129,9 +126,7 @@ def plot_matrix(
 ) -> Figure:
     "A confusion matrix whose colours grow with the root of the share, so that rare mistakes show"
     n, size = len(names), 9 if len(names) <= 30 else max(3, min(7, 560 / len(names)))
-    kwargs.setdefault("figsize", (min(16, 2 + .46 * n),) * 2)
-    fig, axs = new_figure(**kwargs)
-    ax = axs[0, 0]
+    fig, [[ax]] = new_figure(**{"figsize": (min(16, 2 + .46 * n),) * 2} | kwargs)
     ax.imshow(shares, cmap=cmap, norm=PowerNorm(.5, 0, 1), interpolation="nearest")
     text(ax.set_xticks, range(n), [short(o, 24) for o in names], rotation=90, fontsize=size)
     text(ax.set_yticks, range(n), [short(o, 24) for o in names], fontsize=size)
@@ -150,9 +145,7 @@ def plot_scores(
 ) -> Figure:
     "Accuracy and precision of each class as two dots on a line"
     y, acc, prec = (np.arange(len(table)), *100 * table[["accuracy", "precision"]].to_numpy().T)
-    kwargs.setdefault("figsize", (6.4, min(30, 1.3 + .28 * len(y))))
-    fig, axs = new_figure(**kwargs)
-    ax = axs[0, 0]
+    fig, [[ax]] = new_figure(**{"figsize": (6.4, min(30, 1.3 + .28 * len(y)))} | kwargs)
     ax.hlines(y, np.fmin(acc, prec), np.fmax(acc, prec), color="#bbbbbb", lw=2, zorder=1)
     hollow = {"mfc": "white", "mec": VALID, "mew": 1.6, "ms": 6}
     ax.plot(acc, y, "o", color=TRAIN, ms=7, label="accuracy: share of the class that was found")
@@ -176,9 +169,8 @@ def plot_bins(
     **kwargs,
 ) -> Figure:
     "A reliability diagram above the number of pictures in each bin"
-    kwargs.setdefault("figsize", (4.8, 5.2))
-    fig, axs = new_figure(2, 1, sharex=True, height_ratios=[3, 1], **kwargs)
-    (top,), (bottom,) = axs
+    shape = {"figsize": (4.8, 5.2), "height_ratios": [3, 1]}
+    fig, [[top], [bottom]] = new_figure(2, 1, sharex=True, **shape | kwargs)
     full = bins[bins["n"] > 0]
     top.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":", label="right as often as it is sure")
     conf, acc = full["confidence"], full["accuracy"]

@@ -19,19 +19,16 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.textpath import text_to_path
 
 from ..errors import InputError, UnknownName
 from ..files import save_atomically
-from .fonts import drawable
+from .fonts import drawable, fit_text
 
 __all__ = ["BAD", "FOR_AGAINST", "GOOD", "HOT", "Tile", "add_caption", "add_colorbar", "as_picture",
-           "fit_text", "new_figure", "offscreen", "overlay", "percent", "save_figure", "short", "show_grid",
+           "draw_row", "new_figure", "offscreen", "overlay", "percent", "save_figure", "short", "show_grid",
            "show_message", "show_tiles", "text"]
 
 GOOD, BAD = "#1a7f37", "#c0281c"         # right and wrong; words beside them say so too
-LEAST = 5                                # points of a letter, which can still be read
 HOT = "inferno"                          # perceptually uniform: dark is cold, bright yellow is hot
 FOR_AGAINST = "RdBu_r"                   # red speaks for a class, blue against it
 _offscreen = ContextVar("offscreen", default=False)
@@ -151,8 +148,7 @@ def overlay(
     return (1 - weight) * picture + weight * colormaps[cmap]((heat.clip(-1, 1) + 1) / 2)[..., :3]
 
 
-def add_colorbar(fig: Figure, cmap: str | None = None, label: str = "evidence for the class",
-                 signed: bool = False) -> None:
+def add_colorbar(fig: Figure, cmap: str | None = None, signed: bool = False) -> None:
     "A colour bar for maps in 0…1 (-1…1) below all axes, on a page that grows by its height"
     fig.set_figheight(fig.get_figheight() + .45)
     cmap, low = cmap or (FOR_AGAINST if signed else HOT), -1 if signed else 0
@@ -160,7 +156,7 @@ def add_colorbar(fig: Figure, cmap: str | None = None, label: str = "evidence fo
                        shrink=min(.9, 3.5 / fig.get_figwidth()), aspect=40, pad=.01)
     bar.set_ticks([low, 1], labels=["against", "for"] if signed else ["none", "most"], fontsize=8)
     bar.ax.tick_params(length=0)
-    bar.set_label(label, fontsize=8, labelpad=-9)
+    bar.set_label("evidence for the class", fontsize=8, labelpad=-9)
     bar.outline.set_visible(False)
 
 
@@ -222,30 +218,28 @@ def _columns(n: int, most: int) -> int:
     return n if n <= most else min(range(most // 2 + 1, most + 1), key=lambda c: (-n % c, -c))
 
 
-def fit_text(
-    label: Text,     # as `text` gives it
-    inches: float,   # that there are
-) -> None:
-    "Smaller letters where a line is too wide, then fewer"
-    width = .95 * 72 * inches - 4        # points, with a gap; drawn letters are a little wider than measured
-    wide = lambda line: text_to_path.get_text_width_height_descent(line, label.get_fontproperties(), False)[0]
-    lines = label.get_text().split("\n")
-    if (most := max(map(wide, lines))) <= width: return
-    label.set_fontsize(max(LEAST, label.get_fontsize() * width / most))
-    for k, line in enumerate(lines):
-        if wide(line) <= 1.001 * width: continue
-        line = line[:int(len(line) * width / wide(line)) + 2]                # about as many as fit
-        while len(line) > 1 and wide(line.rstrip() + "…") > width: line = line[:-1]
-        lines[k] = line.rstrip() + "…"
-    label.set_text("\n".join(lines))
-
-
 def _draw(ax, tile: Tile, fontsize: float, inches: float) -> None:
     picture = as_picture(tile.picture)
     small = max(picture.shape[:2]) <= 128     # 32 pixels on 200: with steps between them no face is seen
     ax.imshow(picture, interpolation="lanczos" if small else "antialiased")
     fit_text(text(ax.set_title, tile.above, fontsize=fontsize, color=tile.color, pad=2.5), inches)
     fit_text(text(ax.set_xlabel, tile.below, fontsize=fontsize, labelpad=2), inches)
+
+
+def draw_row(ax, pictures: Sequence[np.ndarray], names: Sequence[str], label: str, size: float,
+             right: Sequence[bool] = ()) -> None:
+    "Pictures side by side on one pair of axes (a pair for each takes minutes), each under its name"
+    h, w = pictures[0].shape[:2]
+    kind = "bicubic" if max(h, w) <= 128 else "antialiased"
+    for i, p in enumerate(pictures): ax.imshow(p, extent=(i, i + .95, 0, .95 * h / w), interpolation=kind)
+    ax.set(xlim=(0, len(pictures) - .05), ylim=(0, .95 * h / w), xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    text(ax.set_ylabel, label, fontsize=8, rotation=0, ha="right", va="center")
+    colors = [GOOD if r else BAD for r in right] or [None] * len(names)
+    for i, (name, color) in enumerate(zip(names, colors)):
+        above = text(ax.text, i + .475, .97 * h / w, short(name, 12), color=color, fontsize=7, ha="center",
+                     va="bottom")
+        fit_text(above, size)
 
 
 def show_grid(

@@ -1,4 +1,4 @@
-"""Fonts for class names in any script: 犬, कुत्ता, כלב.
+"""Fonts for class names in any script: 犬, कुत्ता, כלב; and letters as small as a place asks for.
 
     words, families = drawable("犬")     # as it can be drawn, and with which fonts; None: with the usual ones
 
@@ -9,10 +9,13 @@ from functools import cache
 
 from matplotlib import font_manager, rcParams
 from matplotlib.ft2font import FT2Font
+from matplotlib.text import Text
+from matplotlib.textpath import text_to_path
 
-__all__ = ["drawable"]
+__all__ = ["drawable", "fit_text"]
 
 log = logging.getLogger("cifar_fastai")
+LEAST = 5         # points of a letter, which can still be read
 _told = set()     # letters of which it has been said that no font has them
 
 
@@ -70,3 +73,21 @@ def _written_out(words, absent):
     codes = {c: ascii(chr(c))[1:-1] for c in absent}
     if isinstance(words, str): return words.translate(codes)
     return [w.translate(codes) if isinstance(w, str) else w for w in words]
+
+
+def fit_text(
+    label: Text,     # as `text` gives it
+    inches: float,   # that there are
+) -> None:
+    "Smaller letters where a line is too wide, then fewer"
+    width = .95 * 72 * inches - 4        # points, with a gap; drawn letters are a little wider than measured
+    wide = lambda line: text_to_path.get_text_width_height_descent(line, label.get_fontproperties(), False)[0]
+    lines = label.get_text().split("\n")
+    if (most := max(map(wide, lines))) <= width: return
+    label.set_fontsize(max(LEAST, label.get_fontsize() * width / most))
+    for k, line in enumerate(lines):
+        if wide(line) <= 1.001 * width: continue
+        line = line[:int(len(line) * width / wide(line)) + 2]                # about as many as fit
+        while len(line) > 1 and wide(line.rstrip() + "…") > width: line = line[:-1]
+        lines[k] = line.rstrip() + "…"
+    label.set_text("\n".join(lines))

@@ -216,9 +216,8 @@ def plot_history(groups: list[Group]) -> Figure:
 def plot_results(groups: list[Group]) -> Figure:
     "Test accuracy and time of each group: a dot a run, a bar from mean - sd to mean + sd"
     fig, axs = new_figure(1, 2, figsize=(10, 1.4 + .45 * len(groups)), sharey=True)
-    left, right = axs[0]
-    sides = (left, "accuracy", 100, "test accuracy, %"), (right, "seconds", 1, "seconds")
-    for ax, name, scale, label in sides:
+    shown = ("accuracy", 100, "test accuracy, %"), ("seconds", 1, "seconds")
+    for ax, (name, scale, label) in zip(axs[0], shown):
         for k, g in enumerate(groups):
             values = [scale * v for v in g.values(name)]
             if len(values) > 1:
@@ -227,7 +226,7 @@ def plot_results(groups: list[Group]) -> Figure:
         ax.set(xlabel=label, ylim=(len(groups) - .5, -.5))
         ax.grid(color="#888888", alpha=.15)
         ax.spines[["top", "right"]].set_visible(False)
-    text(left.set_yticks, range(len(groups)), [short(g.label, 50) for g in groups], fontsize=8)
+    text(axs[0, 0].set_yticks, range(len(groups)), [short(g.label, 50) for g in groups], fontsize=8)
     return fig
 
 

@@ -19,7 +19,6 @@ from ..recipe import counted
 __all__ = ["LostProcess", "OutOfMemory", "announce", "one_line_errors", "show_log", "show_table",
            "silent_log"]
 
-
 log = logging.getLogger("cifar_fastai")
 
 

@@ -123,7 +123,8 @@ def choose_rate(recipe: Recipe, learn: ImageLearner, rates) -> float:
     whose = {"train": "training", "holdout": "holdout"}[test.on]
     log.info("rate        %s, from the %s loss alone", explain_rate(rates, test.rule, taken, did_fall), whose)
     if taken == rates.peak:
-        log.info("            the peak is %.2g × where it is lowest", peak_factor(recipe.warm_up * steps))
+        factor = peak_factor(recipe.warm_up * steps, learn.opt_func)
+        log.info("            the peak is %.2g × where it is lowest", factor)
     if not did_fall or test.divide == 1: return taken
     log.info("            divided by %g: %.3g", test.divide, taken / test.divide)
     return taken / test.divide

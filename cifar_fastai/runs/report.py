@@ -143,17 +143,13 @@ def write_interpretation(
         "calibration": interp.plot_calibration})
 
 
-def plot_layers(
-    interp: ImageInterpretation,
-    n: int = 4,            # mistakes, and as many correct predictions
-    **kwargs,              # for `Gallery.plot_gradcam`
-) -> Figure:
+def plot_layers(interp: ImageInterpretation, **kwargs) -> Figure:     # kwargs: for `Gallery.plot_gradcam`
     "The worst mistakes and the surest right answers, a class each, with the evidence in `layer1` … `layer4`"
     layers = stages_of(get_model(interp.learn.model)) or None
     surest = {}
     for i in interp.losses.argsort(stable=True).tolist():
         if interp.correct[i]: surest.setdefault(int(interp.targs[i]), i)
-    chosen = [*interp.misclassified(n).tolist(), *list(surest.values())[:n]]
+    chosen = [*interp.misclassified(4).tolist(), *islice(surest.values(), 4)]
     return interp.plot_gradcam(chosen, layers, "pred", LAYERS_METHOD, ncols=1, **kwargs)
 
 

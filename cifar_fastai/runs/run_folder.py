@@ -156,7 +156,9 @@ def saved_recipe(folder: Path) -> dict:
 def recipe_of(folder: Path) -> Recipe:
     "The recipe of a run, without transforms that only its module can make. Raises: InputError"
     saved = saved_recipe(folder)
-    return Recipe.from_dict(saved | {"aug": None} if "transform" in (saved.get("aug") or {}) else saved)
+    aug = saved.get("aug")
+    if isinstance(aug, dict) and "transform" in aug: return Recipe.from_dict(saved | {"aug": None})
+    return load_recipe(Path(folder) / "recipe.json")
 
 
 def load_recipe(

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from fastai.callback.hook import total_params
 from fastcore.basics import noop
 
 from ..checkpoints import Checkpoint, StopOnNonFinite, StopOnSignal
@@ -87,7 +88,6 @@ class RunWriter:
         self.started, self.checkpoint_minutes = time.monotonic(), checkpoint_minutes
         self.before, self.evidence = agreed(lambda: begun(folder) if resume else {}), {}
         self.shown, self.quiet, self.display = shown, quiet, None
-        self.lr_file = folder / "checkpoints" / "lr_find.json"
 
     def begin(self, learn: ImageLearner, data: ImageData | str | Path, decided: dict) -> None:
         "Write down what is decided before training. Raises: InputError where a resumed run had other values"
@@ -103,8 +103,7 @@ class RunWriter:
                              "precision": learn.precision_name, "device": describe_device(learn.dls.device),
                              "processes": world()}
         begin(self.folder, learn.recipe, decided, self.resume)
-        summary = model_summary(learn.model, learn.dls.data.size)
-        save_atomically(self.folder / "model.txt", summary)
+        save_atomically(self.folder / "model.txt", model_summary(learn.model, learn.dls.data.size))
 
     def _show_progress(self) -> None:
         "A live display of the whole run, where somebody watches at a terminal"
@@ -131,7 +130,7 @@ class RunWriter:
         log.info("device      %s, %d loader workers%s", describe_device(dls.device),
                  dls.train.fake_l.num_workers, f", {world()} processes" if world() > 1 else "")
         log.info("net         %s, %s parameters, %s, channels_last", recipe.model,
-                 f"{_n_parameters(self.learn.model):,}", self.learn.precision_name)
+                 f"{total_params(self.learn.model)[0]:,}", self.learn.precision_name)
 
     def rate_found(self) -> FoundRate | None:
         "What the range test of the run that is resumed found"
@@ -139,7 +138,7 @@ class RunWriter:
 
     def keep_rate(self, found: FoundRate) -> None:
         "Save what a range test found. Raises: Stopped after a signal"
-        if found.lrs: write_json(self.lr_file, found._asdict())
+        if found.lrs: write_json(self.folder / "checkpoints" / "lr_find.json", found._asdict())
         self.stop.check()
 
     def callbacks(self) -> list:
@@ -197,7 +196,7 @@ class RunWriter:
                 "recipe": recipe.name, "recipe_fingerprint": recipe.fingerprint(),
                 "lr": found.chosen, "epochs": recipe.epochs, "bs": dls.train.bs, "seed": recipe.seed,
                 "tta": recipe.tta, "judged_on": "test set", "valid": recipe.valid,
-                "parameters": _n_parameters(learn.model), "data": data.source,
+                "parameters": total_params(learn.model)[0], "data": data.source,
                 "data_fingerprint": data.fingerprint, "training_pictures": len(dls.train.dataset),
                 "device": describe_device(dls.device), "precision": learn.precision_name,
                 "workers": dls.train.fake_l.num_workers, "processes": world(), "versions": versions(),
@@ -249,9 +248,6 @@ def read_history(folder: Path) -> list[dict]:
     "The rows of history.csv; a cell that is empty is None"
     with open(folder / "history.csv", newline="") as file:
         return [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def _n_parameters(model) -> int: return sum(p.numel() for p in model.parameters())
 
 
 def _rounded(values) -> str: return "(" + ", ".join(f"{v:.4f}".lstrip("0") for v in values) + ")"

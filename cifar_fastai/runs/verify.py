@@ -13,16 +13,7 @@ from ..errors import InputError
 from ..files import TEMPORARY, read_json, sha256_of
 from ..machine import versions
 from ..weights import read_tensors
-from .run_folder import (
-    SUMS,
-    begun,
-    holds_run,
-    listed_sums,
-    load_recipe,
-    recipe_of,
-    saved_recipe,
-    sealed_files,
-)
+from .run_folder import SUMS, begun, holds_run, listed_sums, recipe_of, saved_recipe, sealed_files
 
 __all__ = ["verify_run"]
 
@@ -83,7 +74,7 @@ def _checkpoints(folder: Path) -> Iterator[str]:
 
 
 def _recipe(folder: Path) -> Iterator[str]:
-    recipe = load_recipe(folder / "recipe.json")
+    recipe = recipe_of(folder)
     if not (folder / "results.json").exists(): return
     results = read_json(folder / "results.json")
     found = {"recipe": recipe.name, "seed": recipe.seed, "epochs": recipe.epochs}

@@ -43,7 +43,9 @@ def export_onnx(
     """Write an ONNX file for any number of pictures, and run it: input "pictures", output "logits".
     Raises: InputError where the packages are missing, or the file gives other logits"""
     try: import onnx, onnxruntime, onnxscript  # noqa: E401, F401, I001
-    except ImportError: raise _missing("onnx onnxruntime onnxscript") from None
+    except ImportError:
+        raise InputError("this export needs packages that are not here. Install them: "
+                         "pip install onnx onnxruntime onnxscript.") from None
     model, x = _whole(net, normalise)
     program = torch.onnx.export(model, (x,), dynamo=True, verbose=False, input_names=["pictures"],
                                 output_names=["logits"],
@@ -73,7 +75,3 @@ def _compare(model: nn.Module, other: Callable[[Tensor], Tensor], x: Tensor, pat
     if not off <= TOLERANCE:
         raise InputError(f"{path} gives logits {off:.2g} off torch's. Do not use it; report this net.")
     return off
-
-
-def _missing(packages: str) -> InputError:
-    return InputError(f"this export needs packages that are not here. Install them: pip install {packages}.")

@@ -3,6 +3,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -39,9 +40,6 @@ def as_text(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def as_json(rows: list[dict]) -> str: return json.dumps(rows, ensure_ascii=False, indent=2)
-
-
 def as_csv(rows: list[dict]) -> str:
     out, n = io.StringIO(), len(_flat(rows[0]))
     table = csv.writer(out, lineterminator="\n")
@@ -51,4 +49,4 @@ def as_csv(rows: list[dict]) -> str:
     return out.getvalue().rstrip("\n")
 
 
-TABLES = {"text": as_text, "json": as_json, "csv": as_csv}
+TABLES = {"text": as_text, "json": partial(json.dumps, ensure_ascii=False, indent=2), "csv": as_csv}

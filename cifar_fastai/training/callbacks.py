@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.learner import Learner, Recorder
-from fastcore.foundation import L
 from fastcore.imports import IN_NOTEBOOK
 
 from ..processes import rank
@@ -56,9 +55,10 @@ def look(learn):
         yield
         return
     kept, of_learner = learn.cbs.filter(lambda cb: not getattr(cb, "remove_on_fetch", False)), vars(learn)
-    states, modes = _states([*kept, *learn.metrics]), {m: m.training for m in learn.model.modules()}
+    states = [(o, dict(vars(o))) for o in (*kept, *learn.metrics)]
+    modes = {m: m.training for m in learn.model.modules()}
     place, deaf = {k: v for k, v in of_learner.items() if k in OF_A_LOOP}, learn.deaf
-    learn.cbs, learn.deaf, learn._listeners = L(kept), (*deaf, *kept), None
+    learn.cbs, learn.deaf, learn._listeners = kept, (*deaf, *kept), None
     mixing = getattr(learn.loss_func, "__self__", None)        # fastai's `MixUp`, in the middle of an epoch
     learn.loss_func = getattr(mixing, "old_lf", None) or learn.loss_func
     try:
@@ -66,17 +66,10 @@ def look(learn):
     finally:
         for k in OF_A_LOOP: of_learner.pop(k, None)
         of_learner.update(place, deaf=deaf, _listeners=None)
-        _restore(states)
+        for o, state in states:
+            vars(o).clear()
+            vars(o).update(state)
         for m, training in modes.items(): m.training = training
-
-
-def _states(objects) -> list[tuple]: return [(o, dict(vars(o))) for o in objects]
-
-
-def _restore(states: list[tuple]) -> None:
-    for o, state in states:
-        vars(o).clear()
-        vars(o).update(state)
 
 
 def metric_names(recorder) -> list[str]:
@@ -116,8 +109,10 @@ class EpochSeed(Callback):
     def before_batch(self):
         if not self.training: return
         place = self.seed, self.done + self.epoch, self.first + self.iter
-        key = np.random.SeedSequence((*place, rank()) if rank() else place)
-        _seed(int(key.generate_state(1)[0]), self.on_cpu)
+        seed = int(np.random.SeedSequence((*place, rank()) if rank() else place).generate_state(1)[0])
+        # `torch.manual_seed` asks at each call for every kind of device that torch knows, 0.5 ms in all
+        if self.on_cpu: torch.random.default_generator.manual_seed(seed)
+        else: torch.manual_seed(seed)
 
     def after_fit(self):
         if self.counts: self.done += self.n_epoch
@@ -147,23 +142,19 @@ class EpochTable(Callback):
 
     def before_epoch(self):
         "The head above the first row: after what a resumed fit says of where it goes on"
-        if self.head_due: self._write_row("epoch", [n.replace("_", " ") for n in self._names], "rate", "time")
+        if self.head_due: self._write_row("epoch", lambda n: n.replace("_", " "), "rate", "time")
         self.head_due = False
 
     def after_epoch(self):
         rec = self.recorder
         row, time = epoch_row(rec), rec.log[-1] if rec.add_time else ""
-        rate = max(rec.lrs[-len(self.dls.train):], default=0)
-        self._write_row(f"{self.epoch + 1}/{self.n_epoch}", [_cell(n, row.get(n)) for n in self._names],
-                        f"{rate:.2g}", time)
+        rate = f"{max(rec.lrs[-len(self.dls.train):], default=0):.2g}"
+        self._write_row(f"{self.epoch + 1}/{self.n_epoch}", lambda n: _cell(n, row.get(n)), rate, time)
 
-    @property
-    def _names(self) -> list[str]: return metric_names(self.recorder)
-
-    def _write_row(self, epoch, cells, rate, time):
-        widths = [max(len(n), 10 if n.endswith("loss") else 8) for n in self._names]
-        self.write("  ".join([f"{epoch:>8}", *(f"{c:>{w}}" for c, w in zip(cells, widths)), f"{rate:>8}",
-                              f"{time:>6}"]))
+    def _write_row(self, epoch, cell, rate, time):     # `cell`: the name of a metric → its text
+        width = lambda n: max(len(n), 10 if n.endswith("loss") else 8)
+        cells = [f"{cell(n):>{width(n)}}" for n in metric_names(self.recorder)]
+        self.write("  ".join([f"{epoch:>8}", *cells, f"{rate:>8}", f"{time:>6}"]))
 
     def after_fit(self): self.cleanup()
 
@@ -177,12 +168,6 @@ def _cell(name: str, value) -> str:
     if value is None: return "-"
     if not isinstance(value, (int, float)): return str(value)
     return format(value, ".2%" if "accuracy" in name or name.endswith("error_rate") else ".4f")
-
-
-def _seed(seed: int, on_cpu: bool) -> None:
-    "`torch.manual_seed`, which at each call asks for every kind of device that torch knows, 0.5 ms in all"
-    if on_cpu: torch.random.default_generator.manual_seed(seed)
-    else: torch.manual_seed(seed)
 
 
 def _quiet(*_): "In the place of `print`"

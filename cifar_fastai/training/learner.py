@@ -13,8 +13,7 @@ Private parts of fastai that `ImageLearner` overrides, and what each is for. A t
     _with_events   callbacks clean up after Ctrl-C and errors, of which fastai tells them nothing
     __exit__       a prediction pass that failed is no row in the epoch table
 
-`Checkpoint` puts its own `_with_events` on the instance until the first batch after a resume, because
-fastai's `start_epoch` fires the events of the epochs that it skips.
+`Checkpoint` puts its own `_with_events` on the instance until the first batch after a resume, see there.
 """
 from contextlib import contextmanager, nullcontext
 
@@ -63,9 +62,7 @@ class ImageLearner(ToPrecision, Learner):
         self._listeners = None
         return super().remove_cb(cb)
 
-    @property
-    def metrics(self): return self._metrics
-    @metrics.setter
+    @Learner.metrics.setter
     def metrics(self, v):
         Learner.metrics.fset(self, v)
         self._metrics = self._metrics.map(mean_metric)

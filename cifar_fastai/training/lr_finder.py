@@ -19,7 +19,7 @@ from fastcore.basics import listify
 
 from ..errors import InputError, UnknownName
 from ..parts import LRFind, OneCycle
-from .optimizers import batches_a_step
+from .optimizers import KernelMuon, batches_a_step, steps_by
 
 __all__ = ["LRSweep", "explain_rate", "fallback_rate", "find_rate", "loss_fell", "minimum", "peak",
            "peak_factor", "plausible_rate", "same_draws", "slide", "steep", "valley"]
@@ -87,10 +87,12 @@ class LRSweep(LRFinder):
 
 def peak_factor(
     steps: float,    # in which the rate rises, until its peak
+    opt_func=None,   # of the Learner; None: SGD
 ) -> float:
     """How many times the rate with the lowest loss a one-cycle can have as its peak: once for every 40 steps
-    of warm-up, but from a half to four times. Chosen on a holdout by SGD: docs/predecessors.md"""
-    return max(0.5, min(4.0, steps / 40))
+    of warm-up, but from a half to four times; by Muon, whose steps no gradient shortens, to once. Chosen on a
+    holdout: docs/predecessors.md"""
+    return max(0.5, min(1.0 if steps_by(opt_func, KernelMuon) else 4.0, steps / 40))
 
 
 def find_rate(
@@ -124,7 +126,8 @@ def find_rate(
     if n_epoch is not None:
         steps = len(learn.dls.train) / batches_a_step(learn)
         num_it = min(num_it, max(60, n_epoch * len(learn.dls.train)))
-        factor = peak_factor((OneCycle().warm_up(n_epoch) if warm_up is None else warm_up) * steps)
+        warm_up = OneCycle().warm_up(n_epoch) if warm_up is None else warm_up
+        factor = peak_factor(warm_up * steps, learn.opt_func)
         funcs = [partial(f, factor=factor) if f is peak else f for f in funcs]
     sweep = LRSweep(start_lr, end_lr, num_it, mode, on, stop_div)
     with _untouched(learn), learn.no_logging():
@@ -133,10 +136,12 @@ def find_rate(
     learn.recorder.loss_fell = loss_fell(losses)
     if not learn.recorder.loss_fell:
         log.warning("rate        the loss did not fall in the range test: its suggestions say nothing")
-    found = [f(lrs, losses, num_it) for f in funcs]
-    names = [getattr(f, "func", f).__name__ for f in funcs]
-    if show_plot: _plot(learn, {n: rate for n, (rate, _) in zip(names, found)}, mode, on)
-    return namedtuple("SuggestedLRs", names)(*(rate for rate, _ in found))
+    rates = {getattr(f, "func", f).__name__: f(lrs, losses, num_it)[0] for f in funcs}
+    if show_plot:
+        from ..plots import plot_lr_find
+        tried = [float(v) for v in learn.recorder.losses]
+        plot_lr_find(learn.recorder.lrs, tried, rates, mode=mode, on=on)
+    return namedtuple("SuggestedLRs", rates)(**rates)
 
 
 def _judged(recorder, num_it: int, least: int):
@@ -151,12 +156,6 @@ def _judged(recorder, num_it: int, least: int):
                          f"needed{' by slide' if least == SLIDE_NEEDS else ''}. Raise num_it, or lower "
                          "start_lr.")
     return lrs, losses
-
-
-def _plot(learn, rates: dict, mode: str, on: str):
-    from ..plots import plot_lr_find
-    losses = [float(v) for v in learn.recorder.losses]
-    return plot_lr_find(learn.recorder.lrs, losses, rates, mode=mode, on=on)
 
 
 @contextmanager
@@ -182,12 +181,14 @@ def _untouched(learn):
 def same_draws(learn):
     "Generators and loaders stand afterwards where they stood before, also if the inside fails"
     loaders = [(dl, _place(dl)) for dl in learn.dls.loaders]
-    rng = random.getstate(), np.random.get_state(), torch.random.get_rng_state(), _cuda_state()
-    try: yield
+    python, numpy = random.getstate(), np.random.get_state()
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(gpus): yield
     finally:
         for dl, place in loaders: _go_to(dl, place)
-        random.setstate(rng[0]), np.random.set_state(rng[1]), torch.random.set_rng_state(rng[2])
-        if rng[3] is not None: torch.cuda.set_rng_state_all(rng[3])
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def _place(dl):
@@ -199,9 +200,6 @@ def _place(dl):
 def _go_to(dl, place):
     if hasattr(dl, "set_epoch"): dl.set_epoch(*place)
     elif place is not None: dl.rng.setstate(place)
-
-
-def _cuda_state(): return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 
 
 def loss_fell(

@@ -8,16 +8,15 @@ import inspect
 from functools import partial
 from itertools import islice
 
-import fastai.optimizer
 import torch
 from fastai.callback.training import GradientAccumulation
-from fastai.optimizer import OptimWrapper, detuplify_pg, set_item_pg
+from fastai.optimizer import Lamb, Larc, OptimWrapper, QHAdam, detuplify_pg, ranger, set_item_pg
 from torch import Tensor
 from torch.optim.sgd import sgd
 
 from ..errors import UnknownName
 
-__all__ = ["KernelMuon", "OPTIMIZERS", "TorchOptimizer", "batches_a_step", "optimizer"]
+__all__ = ["KernelMuon", "OPTIMIZERS", "TorchOptimizer", "batches_a_step", "optimizer", "steps_by"]
 
 
 class KernelMuon(torch.optim.Optimizer):
@@ -83,8 +82,7 @@ def _orthogonal(g: Tensor, steps: int) -> Tensor:
 
 TORCH = {n.lower(): getattr(torch.optim, n) for n in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop",
          "Adagrad", "Adadelta", "Adamax", "ASGD")} | {"muon": KernelMuon}
-FASTAI = {n: getattr(fastai.optimizer, f) for n, f in
-          {"ranger": "ranger", "lamb": "Lamb", "larc": "Larc", "qhadam": "QHAdam"}.items()}
+FASTAI = {"ranger": ranger, "lamb": Lamb, "larc": Larc, "qhadam": QHAdam}
 OPTIMIZERS = (*TORCH, *FASTAI)
 
 
@@ -135,8 +133,8 @@ class _Hypers(dict):
     What is set here is set in torch's groups (`ReduceLROnPlateau` does that)"""
 
     def __init__(self, opt: TorchOptimizer, layer: list[dict]):
-        known = {k: v for k, v in detuplify_pg(layer[0]).items() if k != "params"}
-        super().__init__({opt.fwd_map.get(k, k): v for k, v in known.items() if _is_number(v)})
+        super().__init__({opt.fwd_map.get(k, k): v for k, v in detuplify_pg(layer[0]).items()
+                          if isinstance(v, (int, float, torch.Tensor)) and not isinstance(v, bool)})
         self._put = partial(opt._set, layer)
 
     def __setitem__(self, k, v):
@@ -152,7 +150,9 @@ def batches_a_step(learn) -> int:
     return max([1, *(-(-n // learn.dls.train.bs) for n in wanted)])
 
 
-def _is_number(v) -> bool: return isinstance(v, (int, float, torch.Tensor)) and not isinstance(v, bool)
+def steps_by(opt_func, kind: type) -> bool:
+    "Whether an `opt_func` is of that torch optimiser"
+    return getattr(opt_func, "keywords", {}).get("opt") is kind
 
 
 def optimizer(
@@ -167,6 +167,5 @@ def optimizer(
     if opt in FASTAI: return partial(FASTAI[opt], mom=mom, **kwargs)
     if opt not in TORCH: raise UnknownName("optimiser", opt, OPTIMIZERS)
     known = inspect.signature(TORCH[opt]).parameters
-    given = {"momentum": mom, "betas": (mom, 0.999), "foreach": True} | (
-        {"nesterov": mom > 0} if opt == "sgd" else {})
+    given = {"momentum": mom, "nesterov": mom > 0, "betas": (mom, 0.999), "foreach": True}
     return partial(TorchOptimizer, opt=TORCH[opt], **{k: v for k, v in given.items() if k in known} | kwargs)

@@ -63,8 +63,7 @@ class Precision(Callback):
         self.skipped = True
         self.scaler.step(self)
         self.scaler.update()
-        if self.skipped:
-            raise CancelStepException
+        if self.skipped: raise CancelStepException
 
     @property
     def param_groups(self): return self.opt.param_groups

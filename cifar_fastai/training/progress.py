@@ -126,24 +126,20 @@ class WatchProgress(ProgressCallback):
 
     def _launch_pbar(self):
         if IN_NOTEBOOK and self.mbar: super()._launch_pbar()
-        elif IN_NOTEBOOK: self._alone()                       # a pass that only predicts has no master bar
+        elif IN_NOTEBOOK: self._show(progress_bar(self.dl, leave=False))   # no master bar: it only predicts
         elif not self.live: self.pbar = None
         elif self.display is not None: self.pbar = _Loop(self.display, self)
-        elif (test := self.of_range_test()) is None: self._new_bar(len(self.dl))
-        elif self.pbar is None: self._new_bar(test.num_it, "lr_find")     # one for all its passes
+        elif (test := self.of_range_test()) is None: self._show(ConsoleProgressBar(self.dl, leave=False))
+        elif self.pbar is None:                               # one for all its passes
+            self._show(ConsoleProgressBar(range(test.num_it), leave=False), "lr_find")
 
-    def _alone(self):
-        self.pbar = progress_bar(self.dl, leave=False)
-        self.pbar.update(0)
+    def _show(self, bar, label: str = ""):
+        self.pbar, bar.prefix = bar, label
+        bar.update(0)
 
     def of_range_test(self):
         "The callback of the range test that is at work"
         return getattr(self.learn, "lr_finder", None)
-
-    def _new_bar(self, total: int, label: str = ""):
-        self.pbar = ConsoleProgressBar(range(total), leave=False)
-        self.pbar.prefix = label
-        self.pbar.update(0)
 
     def after_batch(self):
         if self.pbar is None: return

@@ -133,8 +133,7 @@ class KeepBest(Callback):
     """Keep the weights of the epoch with the best holdout accuracy, among equals of the lowest loss; in the
     end the net has them. Raises: InputError where the validation set is the test set."""
     order, remove_on_fetch = Recorder.order + 5, True
-
-    def __init__(self): self.best, self.best_epoch, self.weights = None, None, None
+    best = best_epoch = weights = None
 
     def before_fit(self):
         self.run = fitting(self.learn)

@@ -128,6 +128,19 @@ def test_features_of_the_last_epoch_stand_at_their_picture(learner):
     assert not learn.model.fc._forward_pre_hooks
 
 
+def test_features_leave_the_net_as_it_was_also_where_a_batch_cannot_be_read(learner):
+    learn = learner(aug=None)
+    model = learn.model.train()
+    frozen = next(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)).eval()
+    def unreadable():
+        yield learn.dls.valid.one_batch()
+        raise OSError("gone")
+    assert len(features_of(learn, clean_dl(learn, 0))) == 160
+    assert model.training and not frozen.training
+    with pytest.raises(OSError, match="gone"): features_of(learn, unreadable())
+    assert model.training and not frozen.training and not model.fc._forward_pre_hooks
+
+
 def test_a_recorder_leaves_no_hook_where_an_epoch_is_interrupted(learner):
     from fastai.callback.core import Callback
     class Stop(Callback):

@@ -6,6 +6,7 @@ from fastai.callback.mixup import CutMix, MixUp
 from cifar_fastai import Recipe
 from cifar_fastai.runs.from_recipe import extras_of, regularisers_of, schedule_of, suggestions_of
 from cifar_fastai.training.lr_finder import SUGGESTIONS, peak_factor, slide
+from cifar_fastai.training.optimizers import optimizer
 from cifar_fastai.training.records import KeepBest
 from cifar_fastai.training.schedules import PlateauSchedule, RecordedSchedule
 from cifar_fastai.tricks.regularisers import ClipGradients, L1Loss
@@ -62,6 +63,14 @@ def test_the_range_test_runs_under_them_and_leaves_none_behind(learner, fields, 
     ({"name": "step"}, 1000, .5)])
 def test_the_peak_is_as_high_as_the_warm_up_allows(schedule, steps, factor):
     assert peak_factor(recipe(schedule=schedule).warm_up * steps) == factor
+
+
+@pytest.mark.parametrize("opt, steps, factor", [
+    ("sgd", 160, 4), ("adamw", 160, 4), ("ranger", 160, 4),
+    ("muon", 160, 1), ("muon", 40, 1), ("muon", 30, .75), ("muon", 5, .5)])
+def test_muon_takes_no_more_than_the_rate_with_the_lowest_loss(learner, opt, steps, factor):
+    assert peak_factor(steps, optimizer(opt)) == factor
+    assert peak_factor(steps, learner(opt=opt).opt_func) == factor
 
 
 def test_a_recipe_asks_for_all_suggestions_but_slide_where_too_few_rates_are_tried_for_it():

@@ -5,11 +5,13 @@ import shutil
 import subprocess
 import sys
 
+import albumentations as A
 import pytest
 import torch
 from made import flip
 from process import at, run, send, whole
 
+from cifar_fastai import Recipe
 from cifar_fastai.errors import InputError
 from cifar_fastai.runs import one_run as runs, run_writer
 from cifar_fastai.runs.verify import verify_run
@@ -28,6 +30,13 @@ def test_a_whole_run_is_whole(folder, capsys):
     assert verify_run(folder) == ([], [])
     main(["verify", str(folder)])
     assert capsys.readouterr().out == f"{folder}: whole\n"
+
+
+def test_transforms_that_only_their_own_module_can_make_are_no_fault(folder):
+    made = Recipe(name="small", aug=[A.HorizontalFlip(p=.5)])
+    edit(folder / "recipe.json", aug=made.as_dict()["aug"])
+    unseal(folder)
+    assert verify_run(folder) == ([], [])
 
 
 def unseal(folder):
@@ -86,6 +95,8 @@ WRONG = {
                             "which lies outside"),
     "a torn list": (lambda f: (f / "SHA256SUMS").write_text("0123  a"), "lines that sha256sum does not"),
     "a recipe of another kind": (lambda f: (f / "recipe.json").write_text("[]"), "recipe.json holds a list"),
+    "an augmentation that is none": (lambda f: edit(f / "recipe.json", aug=5),
+                                     "recipe small: aug=5. Give a policy"),
 }
 
 

@@ -198,7 +198,7 @@ def test_batches_of_a_step_are_counted_as_fastai_gathers_them(learner, gathered,
 
 def test_the_factor_of_the_peak_goes_by_steps_not_by_batches(learner, monkeypatch):
     seen = []
-    monkeypatch.setattr(lr_finder, "peak_factor", lambda steps: seen.append(steps) or 1.)
+    monkeypatch.setattr(lr_finder, "peak_factor", lambda steps, opt_func: seen.append(steps) or 1.)
     for accumulated in (1, 4):
         cbs = [GradientAccumulation(32 * accumulated)]
         with (learn := learner(bs=32)).added_cbs(cbs):
