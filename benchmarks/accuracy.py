@@ -56,7 +56,8 @@ ABLATIONS = {   # recipe → change → what it amends
         "whitened stem, biases × 16": {"build.whiten": .01, "opt.bias_lr": 16.},
         "whitened stem, biases × 64": {"build.whiten": .01, "opt.bias_lr": 64.},
         "ema": {"keep": {"name": "ema", "decay": .951}}, "zero residual": {"build.zero_residual": True},
-        "rate .05": {"lr": .05}, "rate .1": {"lr": .1}, "rate .2": {"lr": .2},
+        "biases and head × 4": {"opt.bias_lr": 4., "opt.head_lr": 4.},
+        "rate .025": {"lr": .025}, "rate .05": {"lr": .05}, "rate .1": {"lr": .1}, "rate .2": {"lr": .2},
         "half the rate": {"lr": LRFind(divide=2.)}, "bs 256": {"bs": 256}},
     "cpu_15min": {
         "as it is": {}, "no whitening": {"build.whiten": 0.}, "biases × 1": {"opt.bias_lr": 1.},

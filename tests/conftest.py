@@ -15,7 +15,8 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 LONG = ("test_first_minute.py", "test_init.py", "test_trackers.py", "test_load_run.py", "test_app.py",
-        "test_readme.py", "test_notebooks.py", "test_recipes.py", "test_run_faults.py", "test_processes.py")
+        "test_readme.py", "test_train_page.py", "test_notebooks.py", "test_recipes.py", "test_run_faults.py",
+        "test_processes.py")
 
 
 def pytest_collection_modifyitems(items):
