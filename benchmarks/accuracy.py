@@ -50,7 +50,7 @@ SHORT = {"limit": int, "epochs": int, "size": int, "bs": int, "lr": float}     #
 RATES = Recipe(name="rates", aug=pad_crop_flip(), epochs=4, valid="holdout", tta="none")
 ABLATIONS = {   # recipe → change → what it amends
     "resnet18_20ep": {
-        "as it is": {}, "sgd": {"opt": {"name": "sgd", "mom": .9}}, "momentum .9": {"opt.mom": .9},
+        "as it is": {}, "sgd": {"opt": {"name": "sgd", "mom": .9}}, "momentum .6": {"opt.mom": .6},
         "no cutout": {"aug.cutout": 0}, "smoothing .2": {"loss.smoothing": .2},
         "alternating flip": {"aug.flip": "alternate"}, "whitened stem": {"build.whiten": .01},
         "whitened stem, biases × 16": {"build.whiten": .01, "opt.bias_lr": 16.},

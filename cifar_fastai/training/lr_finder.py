@@ -90,9 +90,9 @@ def peak_factor(
     opt_func=None,   # of the Learner; None: SGD
 ) -> float:
     """How many times the rate with the lowest loss a one-cycle can have as its peak: once for every 40 steps
-    of warm-up, but from a half to four times; by Muon, whose steps no gradient shortens, to twice. Chosen on
-    a holdout: docs/predecessors.md"""
-    return max(0.5, min(2.0 if steps_by(opt_func, KernelMuon) else 4.0, steps / 40))
+    of warm-up, but from a half to four times; by Muon, whose steps no gradient shortens, to 1.5 times. Chosen
+    on a holdout: docs/predecessors.md"""
+    return max(0.5, min(1.5 if steps_by(opt_func, KernelMuon) else 4.0, steps / 40))
 
 
 def find_rate(

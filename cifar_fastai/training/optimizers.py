@@ -2,7 +2,7 @@
 
     Learner(dls, model, opt_func=optimizer("adamw"))
     optimizer("sgd", mom=0.9)                          # torch's own, with Nesterov's momentum
-    optimizer("muon", mom=0.6)                         # of each kernel as a matrix
+    optimizer("muon", mom=0.9)                         # of each kernel as a matrix
 """
 import inspect
 from functools import partial
@@ -29,7 +29,7 @@ class KernelMuon(torch.optim.Optimizer):
         params,
         lr: float = 0.24,
         weight_decay: float = 0.0,    # of what SGD trains, coupled; kernels have a fixed norm instead
-        momentum: float = 0.6,        # of the kernels
+        momentum: float = 0.6,        # of the kernels: for batches of 2,000, smaller ones want more
         sgd_momentum: float = 0.85,   # of the rest
         ns_steps: int = 3,            # Newton-Schulz steps that make the update orthogonal
     ):
