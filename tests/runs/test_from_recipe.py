@@ -68,7 +68,7 @@ def test_the_peak_is_as_high_as_the_warm_up_allows(schedule, steps, factor):
 @pytest.mark.parametrize("opt, steps, factor", [
     ("sgd", 160, 4), ("adamw", 160, 4), ("ranger", 160, 4),
     ("muon", 160, 1.5), ("muon", 80, 1.5), ("muon", 40, 1), ("muon", 5, .5)])
-def test_muon_takes_no_more_than_one_and_a_half_times_the_rate_with_the_lowest_loss(learner, opt, steps, factor):
+def test_muon_takes_at_most_one_and_a_half_times_the_rate_with_the_lowest_loss(learner, opt, steps, factor):
     assert peak_factor(steps, optimizer(opt)) == factor
     assert peak_factor(steps, learner(opt=opt).opt_func) == factor
 
