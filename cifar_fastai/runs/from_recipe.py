@@ -28,7 +28,6 @@ from ..training import (
     explain_rate,
     fallback_rate,
     optimizer,
-    peak_factor,
     plausible_rate,
     slide,
 )
@@ -118,13 +117,11 @@ def choose_rate(recipe: Recipe, learn: ImageLearner, rates) -> float:
     """The rate to train with, of those that `learn.lr_find` has just suggested: by the recipe's rule, or a
     careful one where the loss did not fall. Says so in the log"""
     test, did_fall = recipe.lr, learn.recorder.loss_fell
-    steps = len(learn.dls.train) / recipe.opt.accumulate
     taken = plausible_rate(rates, test.rule, test.start_lr) if did_fall else fallback_rate(recipe.opt.name)
     whose = {"train": "training", "holdout": "holdout"}[test.on]
     log.info("rate        %s, from the %s loss alone", explain_rate(rates, test.rule, taken, did_fall), whose)
     if taken == rates.peak:
-        factor = peak_factor(recipe.warm_up * steps, learn.opt_func)
-        log.info("            the peak is %.2g × where it is lowest", factor)
+        log.info("            the peak is %.2g × where it is lowest", learn.recorder.peak_factor)
     if not did_fall or test.divide == 1: return taken
     log.info("            divided by %g: %.3g", test.divide, taken / test.divide)
     return taken / test.divide

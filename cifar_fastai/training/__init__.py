@@ -11,6 +11,6 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "callbacks": ["epoch_row", "fitting", "inside_fit"], "learner": ["ImageLearner", "cifar_learner"],
     "lr_finder": ["SLIDE_NEEDS", "SUGGESTIONS", "explain_rate", "fallback_rate", "minimum", "peak",
-    "peak_factor", "plausible_rate", "same_draws", "slide", "steep", "valley"], "optimizers": ["optimizer"],
+    "plausible_rate", "same_draws", "slide", "steep", "valley"], "optimizers": ["optimizer"],
     "precision": ["Precision", "precision_of"], "progress": ["BACKWARD", "RunDisplay"], "records":
     ["KeepBest"], "schedules": ["create_schedule"]})

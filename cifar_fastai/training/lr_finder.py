@@ -19,7 +19,7 @@ from fastcore.basics import listify
 
 from ..errors import InputError, UnknownName
 from ..parts import LRFind, OneCycle
-from .optimizers import KernelMuon, batches_a_step, steps_by
+from .optimizers import batches_a_step
 
 __all__ = ["LRSweep", "explain_rate", "fallback_rate", "find_rate", "loss_fell", "minimum", "peak",
            "peak_factor", "plausible_rate", "same_draws", "slide", "steep", "valley"]
@@ -90,9 +90,10 @@ def peak_factor(
     opt_func=None,   # of the Learner; None: SGD
 ) -> float:
     """How many times the rate with the lowest loss a one-cycle can have as its peak: once for every 40 steps
-    of warm-up, but from a half to four times; by Muon, whose steps no gradient shortens, to 1.5 times. Chosen
-    on a holdout: docs/predecessors.md"""
-    return max(0.5, min(1.5 if steps_by(opt_func, KernelMuon) else 4.0, steps / 40))
+    of warm-up, but from a half to four times, or to the `highest_peak` of the torch optimiser. Chosen on a
+    holdout: docs/predecessors.md"""
+    kind = getattr(opt_func, "keywords", {}).get("opt")
+    return max(0.5, min(getattr(kind, "highest_peak", 4.0), steps / 40))
 
 
 def find_rate(
@@ -111,6 +112,30 @@ def find_rate(
     """Try rates from `start_lr` to `end_lr`; model, optimiser, generators and disk are afterwards as before.
     With `n_epoch` the suggestion `peak` goes by the warm-up of that fit, and no more batches are tried than
     it has (at least 60). Raises: InputError for rates that do not rise, or too few batches to judge by."""
+    _check_range(learn, start_lr, end_lr, mode, on)
+    funcs, factor = listify(valley if suggest_funcs is None else suggest_funcs), 1.0
+    if n_epoch is not None:
+        steps = len(learn.dls.train) / batches_a_step(learn)
+        num_it = min(num_it, max(60, n_epoch * len(learn.dls.train)))
+        warm_up = OneCycle().warm_up(n_epoch) if warm_up is None else warm_up
+        factor = peak_factor(warm_up * steps, learn.opt_func)
+    sweep = LRSweep(start_lr, end_lr, num_it, mode, on, stop_div)
+    with _untouched(learn), learn.no_logging():
+        learn.fit(num_it // max(1, len(learn.dls.train)) + 1, cbs=sweep)
+    lrs, losses = _judged(learn.recorder, num_it, SLIDE_NEEDS if slide in funcs else 2)
+    learn.recorder.loss_fell, learn.recorder.peak_factor = loss_fell(losses), factor
+    if not learn.recorder.loss_fell:
+        log.warning("rate        the loss did not fall in the range test: its suggestions say nothing")
+    funcs = [partial(f, factor=factor) if f is peak else f for f in funcs]
+    rates = {getattr(f, "func", f).__name__: f(lrs, losses, num_it)[0] for f in funcs}
+    if show_plot:
+        from ..plots import plot_lr_find
+        tried = [float(v) for v in learn.recorder.losses]
+        plot_lr_find(learn.recorder.lrs, tried, rates, mode=mode, on=on)
+    return namedtuple("SuggestedLRs", rates)(**rates)
+
+
+def _check_range(learn, start_lr: float, end_lr: float, mode: str, on: str) -> None:
     if mode not in ("exp", "linear"): raise UnknownName("mode of the range test", mode, ["exp", "linear"])
     if on not in ("train", "holdout"): raise UnknownName("loss of the range test", on, ["train", "holdout"])
     if on == "holdout" and getattr(learn.dls, "valid_name", None) == "test":
@@ -122,26 +147,6 @@ def find_rate(
     if not start_lr < end_lr < float("inf"):
         raise InputError(f"the range test cannot rise from start_lr={start_lr:g} to end_lr={end_lr:g}. "
                          "Give an end_lr above start_lr.")
-    funcs = listify(valley if suggest_funcs is None else suggest_funcs)
-    if n_epoch is not None:
-        steps = len(learn.dls.train) / batches_a_step(learn)
-        num_it = min(num_it, max(60, n_epoch * len(learn.dls.train)))
-        warm_up = OneCycle().warm_up(n_epoch) if warm_up is None else warm_up
-        factor = peak_factor(warm_up * steps, learn.opt_func)
-        funcs = [partial(f, factor=factor) if f is peak else f for f in funcs]
-    sweep = LRSweep(start_lr, end_lr, num_it, mode, on, stop_div)
-    with _untouched(learn), learn.no_logging():
-        learn.fit(num_it // max(1, len(learn.dls.train)) + 1, cbs=sweep)
-    lrs, losses = _judged(learn.recorder, num_it, SLIDE_NEEDS if slide in funcs else 2)
-    learn.recorder.loss_fell = loss_fell(losses)
-    if not learn.recorder.loss_fell:
-        log.warning("rate        the loss did not fall in the range test: its suggestions say nothing")
-    rates = {getattr(f, "func", f).__name__: f(lrs, losses, num_it)[0] for f in funcs}
-    if show_plot:
-        from ..plots import plot_lr_find
-        tried = [float(v) for v in learn.recorder.losses]
-        plot_lr_find(learn.recorder.lrs, tried, rates, mode=mode, on=on)
-    return namedtuple("SuggestedLRs", rates)(**rates)
 
 
 def _judged(recorder, num_it: int, least: int):
