@@ -214,12 +214,13 @@ def groups(rows: list[dict]) -> dict[tuple, list[dict]]:
     return found
 
 
-def table(rows: list[dict]) -> str:
+def table(rows: list[dict], machines: bool = False) -> str:
     """A line a recipe and change; with the same seeds of `as it is` beside it, the paired difference. Recipes
-    alone have no columns for changes"""
+    alone have no columns for changes; `machines`: a column for what each was measured on"""
     changed = any(r["change"] != "as it is" for r in rows)
     head = ["recipe", *(["change"] if changed else []), "n", "plain", "TTA",
-            *(["difference to as it is"] if changed else []), "epochs", "PFLOP", "seconds"]
+            *(["difference to as it is"] if changed else []), "epochs", "PFLOP", "seconds",
+            *(["machine"] if machines else [])]
     lines = [_line(head), "|" + "---|" * len(head)]
     for of in groups(rows).values():
         first = of[0]
@@ -230,7 +231,8 @@ def table(rows: list[dict]) -> str:
             f"`{first['recipe']}`", *([first["change"]] if changed else []), f"{len(of)}",
             mean_sd([r["accuracy"] for r in of], ".2f", 100), mean_sd(tta, ".2f", 100) if tta else "",
             *([less] if changed else []),
-            f"{first['epochs']}", f"{first['petaflop']:.3g}", f"{mean(r['seconds'] for r in of):,.0f}"]))
+            f"{first['epochs']}", f"{first['petaflop']:.3g}", f"{mean(r['seconds'] for r in of):,.0f}",
+            *([_measured_on(of)] if machines else [])]))
     return "\n".join(lines)
 
 
@@ -241,11 +243,15 @@ def _bases(row: dict, rows: list[dict]) -> list[dict]:
             and (r.get("base") == row.get("base") or None in (r.get("base"), row.get("base")))]
 
 
+def _measured_on(rows: list[dict]) -> str:
+    return "; ".join(sorted({f"{r['device']}, torch {r['versions']['torch']}" for r in rows}))
+
+
 def _line(cells: list[str]) -> str: return f"| {' | '.join(cells)} |"
 
 
 def page(rows: list[dict]) -> str:
-    "Tables of runs that can be compared, each with the machines that it was measured on"
+    "Tables of runs that can be compared, each with the machine that it was measured on, or one a line"
     if not rows:
         return "Nobody has measured a recipe on all of CIFAR-10 yet; `benchmarks accuracy DATA` does."
     kinds, parts = {}, []
@@ -254,11 +260,12 @@ def page(rows: list[dict]) -> str:
         options = " ".join(f"--{k} {v}" for k, v in r.get("given", {}).items())
         kinds.setdefault((*same, options), []).append(r)
     for (data, judge, trained, n, side, options), of in kinds.items():
-        devices = "; ".join(sorted({f"{r['device']}, torch {r['versions']['torch']}" for r in of}))
+        several = len({_measured_on([r]) for r in of}) > 1
+        machine = "" if several else f" {_measured_on(of)}."
         kind = "test" if judge == "test" else "holdout"
         parts += [f"**{SETS.get(data, data)}**, {trained:,} training pictures of {side}×{side}, "
                   f"accuracy on {n:,} {kind} pictures, in per cent (mean ± sd over n seeds)"
-                  f"{f', by `{options}`' if options else ''}. {devices}.", "", table(of), ""]
+                  f"{f', by `{options}`' if options else ''}.{machine}", "", table(of, several), ""]
     return "\n".join(parts).strip()
 
 

@@ -131,6 +131,22 @@ def test_the_table_has_mean_sd_and_the_difference_of_the_same_seeds():
     assert other == "| `r` | b of other runs | 1 | 50.00 |  |  | 2 | 0.5 | 10 |"
 
 
+def test_machines_stand_above_a_table_of_one_and_in_each_line_of_a_table_of_several():
+    def row(recipe, device):
+        return {"recipe": recipe, "change": "as it is", "judged_on": "test", "data": "jpeg", "epochs": 2,
+                "fingerprint": recipe, "data_fingerprint": "d", "training_pictures": 9, "pictures": 3,
+                "seed": 0, "accuracy": .9, "petaflop": .5, "seconds": 10, "settings": {"size": 32},
+                "device": device, "versions": {"torch": "2.15.0"}}
+    one = accuracy.page([row("a", "one"), row("b", "one")])
+    assert one.splitlines()[0].endswith("(mean ± sd over n seeds). one, torch 2.15.0.")
+    assert one.count("torch") == 1 and "machine" not in one
+    two = accuracy.page([row("a", "one"), row("b", "another")])
+    assert two.splitlines()[0].endswith("(mean ± sd over n seeds).")
+    assert two.splitlines()[2].endswith("| seconds | machine |")
+    assert [line.split(" | ")[-1] for line in two.splitlines()[4:]] == [
+        "one, torch 2.15.0 |", "another, torch 2.15.0 |"]
+
+
 def test_rates_refuses_what_it_tries_itself(tmp_path, capsys):
     with pytest.raises(SystemExit): accuracy.main(["digits", "--plan", "rates", "--bs", "64"])
     assert "--bs and --lr have no meaning for rates" in capsys.readouterr().err
