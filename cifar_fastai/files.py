@@ -25,6 +25,7 @@ __all__ = ["TEMPORARY", "SaveError", "alone", "digest", "read_json", "save_atomi
 
 log = logging.getLogger("cifar_fastai")
 TEMPORARY = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp")   # the second part is a process
+LIMIT = 1 << 24      # bytes of a JSON file; a real one has thousands
 
 
 class SaveError(InputError):
@@ -70,8 +71,7 @@ def _sync_folder(folder: Path) -> None:
 def sweep(folder: str | Path) -> None:
     "Remove the temporary files that dead processes left anywhere in `folder`"
     for path in Path(folder).rglob("*.tmp"):
-        temp = TEMPORARY.fullmatch(path.name)
-        if temp and not _others(int(temp[1])):
+        if (temp := TEMPORARY.fullmatch(path.name)) and not _others(int(temp[1])):
             with suppress(OSError): path.unlink(missing_ok=True)
 
 
@@ -115,9 +115,6 @@ def digest(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = pool.map(lambda p: hashlib.sha256(p).digest(), pieces)
         return hashlib.sha256(b"".join(parts)).hexdigest()
-
-
-LIMIT = 1 << 24                                           # bytes of a JSON file; a real one has thousands
 
 
 def read_json(path: str | Path) -> dict:

@@ -17,7 +17,7 @@ ROOMS = sorted(p for p in HOUSE.rglob("*.py"))
 
 
 def imports(path: Path) -> list[tuple[str, ...]]:
-    "What a room imports of the package, also inside functions, as paths of names: ('data', 'folders')"
+    "What a room imports of the package, also inside functions, as paths of names: ('data', 'trees')"
     base, found = path.relative_to(HOUSE).parent.parts, []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -58,13 +58,13 @@ def test_a_room_imports_only_what_stands_below_it_and_through_its_door(path):
 
 @pytest.mark.parametrize("line, fault", [
     ("from ..runs import train", "is not below"), ("def f():\n    from .. import cli", "is not below"),
-    ("from ..data.folders import read", "past the door"), ("from ..data import folders", "past the door"),
+    ("from ..data.trees import open_tree", "past the door"), ("from ..data import trees", "past the door"),
     ("import cifar_fastai.runs", "is not below"),
     ("from cifar_fastai.gradcam.cam import A", "past the door"), ("from ..attic import f", "no floor")])
 def test_a_wrong_import_is_noticed(line, fault, tmp_path, monkeypatch):
     room = tmp_path / "training" / "room.py"
     for folder in ("training", "data"): (tmp_path / folder).mkdir()
-    (tmp_path / "data" / "folders.py").touch()
+    (tmp_path / "data" / "trees.py").touch()
     room.write_text(line + "\n")
     monkeypatch.setattr(f"{__name__}.HOUSE", tmp_path)
     assert len(faults(room)) == 1 and fault in faults(room)[0]

@@ -158,8 +158,7 @@ class Checkpoint(StopFit):
         if not get_total_norm(weights + running_averages(learn.model)).isfinite():
             self.end(NonFiniteLoss(f"weights are not finite after epoch {epoch}, batch {batch}: not saved. "
                                    f"{last_good(learn)} Lower the learning rate."))
-        try:
-            self.store.save(state, self.epochs_before + epoch, batch, self.run_fields)
+        try: self.store.save(state, self.epochs_before + epoch, batch, self.run_fields)
         except InputError as error: self.end(error)
         self.saved_at = time.monotonic()
         self.cost = self.saved_at - begun

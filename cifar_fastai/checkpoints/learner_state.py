@@ -149,10 +149,9 @@ def restore_generators(learn, state: dict) -> None:
 
 def run_fields(learn) -> dict:
     "What must be the same to resume: net, classes, data, optimiser; as JSON values"
-    state = get_model(learn.model).state_dict()
+    opt, state = learn.opt, get_model(learn.model).state_dict()
     shapes = hashlib.sha256(str([(k, tuple(v.shape)) for k, v in state.items()]).encode()).hexdigest()[:8]
     values = sum(v.numel() for v in state.values())
-    opt = learn.opt
     steps = [getattr(cb, "__name__", str(cb)) for cb in getattr(opt, "cbs", [])]
     fields = {"architecture": f"{type(get_model(learn.model)).__name__} of {values:,} values ({shapes})",
               "optimiser": type(opt.opt).__name__ if isinstance(opt, OptimWrapper) else ", ".join(steps),

@@ -73,6 +73,7 @@ class StopOnNonFinite(StopFit):
         if not self.pending: _copy(self.averages_before, self.averages)
 
     def after_cancel_batch(self): self.pending = True
+    def after_train(self): self.settle()
 
     def before_step(self):
         self.pending = False
@@ -88,8 +89,6 @@ class StopOnNonFinite(StopFit):
     def after_cancel_step(self):                          # fp16, where the scaler skips steps by itself
         self.pending = False
         self._judge(float(self.learn.loss), 0., 0., self.learn.epoch, self.learn.iter)
-
-    def after_train(self): self.settle()
 
     def settle(self):
         "Read the answer that is still open. Ends the fit where it is bad"

@@ -117,9 +117,7 @@ class CheckpointStore:
         "The newest checkpoint that verifies. Raises: CheckpointError, InputError (another run's)"
         bad = []
         for path in reversed(self.complete()):
-            try:
-                manifest = _read_manifest(path)
-                state = _read_state(path, manifest)
+            try: state = _read_state(path, manifest := _read_manifest(path))
             except _Bad as reason:
                 bad.append(f"{path.name} {reason}")
                 continue
@@ -166,9 +164,8 @@ def _read_manifest(path: Path) -> dict:
     kinds = {"sha256": str, "bytes": int, "fingerprint": dict}
     try: manifest = read_json(path.with_suffix(".json"))
     except InputError: manifest = {}
-    if any(not isinstance(manifest.get(k), t) for k, t in kinds.items()):
-        raise _Bad("has no readable manifest")
-    return manifest
+    if all(isinstance(manifest.get(k), t) for k, t in kinds.items()): return manifest
+    raise _Bad("has no readable manifest")
 
 
 def _read_state(path: Path, manifest: dict) -> dict:

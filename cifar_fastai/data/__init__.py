@@ -5,8 +5,7 @@ fingerprint stands for every pixel and label.
 
 Read image_data first (what comes out), then sources (where it comes from, and where CIFAR may lie).
 A folder of your own: trees (a folder or .zip), layouts and label_tables (which picture is of which class),
-pictures (one file), folders (all of them), picture_cache (decoded once). The official files: archives and
-archive_members.
+pictures (one file), picture_cache (all of them, decoded once). The official files: archives, archive_members.
 """
 import lazy_loader
 

@@ -72,8 +72,7 @@ def official_in(
 ) -> list:             # paths for `read_official`
     "The official CIFAR files in `folder`, judged by names alone"
     found = []
-    for kind in KINDS:
-        if name not in ("", kind.name): continue
+    for kind in [k for k in KINDS if name in ("", k.name)]:
         found += [d for d in (folder, folder / kind.folder) if kind.lies_in(d)]
         found += [p for p in [folder / kind.archive] if p.is_file()]
     return found

@@ -44,8 +44,7 @@ def labels_in(
 
 def _rows(text):
     if isinstance(text, bytes): text = text.decode("utf-8-sig", errors="replace")
-    first = text.partition("\n")[0]
-    delimiter = max("\t;,", key=first.count)
+    delimiter = max("\t;,", key=text.partition("\n")[0].count)
     try: return [r for r in csv.reader(text.replace("\0", "").splitlines(), delimiter=delimiter) if r]
     except csv.Error: return []                     # cells of a megabyte: no table of file names
 

@@ -77,6 +77,7 @@ def _pictures(node): return [n for n in _files(node) if is_picture(n)]
 
 def _names_set(name): return name.lower() in SET_NAMES
 def _names_class(name): return name.lower() not in PLAIN and not _words(name) & SET_NAMES
+def _is_table(name): return any(name.lower().endswith(s) for s in TABLES)
 
 
 def _unwrapped(at, node, stop):
@@ -102,8 +103,7 @@ def _splits(tree, at, top):
     if "train" in found and len(found) > 1: return _only(tree, at, found)
     found = {k: names for k, names in exact.items() if names}
     others = [n for n in _folders(top) if n not in sum(found.values(), [])]
-    if "train" in found and (not others or _folders(top[found["train"][0]])):
-        return _only(tree, at, found)
+    if "train" in found and (not others or _folders(top[found["train"][0]])): return _only(tree, at, found)
     if found and "train" not in found and not others:
         raise InputError(f"data folder {tree.root} has {at}{found.popitem()[1][0]}/ but no train/. {LAYOUT}")
     return {}
@@ -169,9 +169,6 @@ def _tables(kind, root, at, node):
     beside = [n for n in _files(top) if _is_table(n) and not others & _words(n)]
     if kind != "train": beside = [n for n in beside if set(SPLITS[kind]) & _words(n)]
     return inside + [base + n for n in beside]
-
-
-def _is_table(name): return any(name.lower().endswith(s) for s in TABLES)
 
 
 def _by_table(tree, found, at, node, tables, known):

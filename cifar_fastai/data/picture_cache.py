@@ -1,9 +1,11 @@
-"""Pictures that are decoded once: a file that several processes build, and that all map into memory.
+"""Folders of pictures, or a .zip of one: checked, decoded once, then mapped into memory.
 
-    x, about = decoded(root, names, 32, source, key, describe=lambda x: {}, large=False)
+    folder = read_folder(Path("pets"), size=32, describe=lambda *arrays: {})
+    folder.x_train.shape, folder.files_train[0]         # (N,32,32,3), 'train/cat/1.jpg'
 
-While it is built it is called `.part`, beside a `.done` with a byte for each piece that is on disk: a build
-that was killed goes on from there. One process builds, and those that want the same pictures wait for it.
+`decoded` makes one file of them, which several processes build and all map. While it is built it is called
+`.part`, beside a `.done` with a byte for each piece that is on disk: a build that was killed goes on from
+there. One process builds, and those that want the same pictures wait for it.
 """
 import hashlib
 import json
@@ -11,6 +13,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,19 +26,42 @@ import numpy as np
 from ..errors import InputError
 from ..files import alone, digest
 from ..machine import cache_dir
-from .pictures import read_picture
+from .layouts import arrange
+from .pictures import RULE, read_picture
 from .trees import open_tree
 
-__all__ = ["decoded", "serve"]
+__all__ = ["Folder", "decoded", "read_folder", "serve"]
 
 log = logging.getLogger("cifar_fastai")
 PIECE = 2048        # pictures that are decoded and marked at once
 MANY = 20_000       # pictures from which on processes are worth their start
+Folder = namedtuple("Folder", "x_train y_train x_test y_test classes files_train files_test about")
 
 
 class DecoderKilled(InputError):
     "A process that decodes is gone, for lack of memory as a rule; what is on disk is kept"
     exit_status = 1
+
+
+def read_folder(
+    root: Path,      # a folder, or a .zip of one, in one of the layouts of docs/your-own-pictures.md
+    size: int,       # side of the pictures
+    describe,        # f(x_train, y_train, x_test, y_test, classes) -> dict for JSON, cached with the pictures
+) -> Folder:         # without a test set of its own: `x_test` is empty, `about` None
+    """All pictures below `root`; the second time from a memory-mapped cache, while no file has changed.
+    Raises: InputError where classes differ, are empty or fewer than two, or a file is no readable picture"""
+    root = Path(root)
+    with open_tree(root) as tree:
+        layout = arrange(tree)
+        for line in layout.lines: log.warning("%s: %s", root, line)
+        files, n = layout.train + layout.test, len(layout.train)
+        key = hashlib.sha256(json.dumps([RULE, size, layout.classes, n, files]).encode()).hexdigest()
+        names, labels = [f[0] for f in files], np.array([f[1] for f in files], np.int64)
+        def described(x):
+            return describe(x[:n], labels[:n], x[n:], labels[n:], layout.classes) if layout.test else None
+        large = sum(f[2][0] for f in files) > 10_000 * len(files)        # bytes of the files
+        x, about = decoded(root, names, size, tree.source, key, described, large)
+    return Folder(x[:n], labels[:n], x[n:], labels[n:], layout.classes, names[:n], names[n:], about)
 
 
 def _cache_file(root: Path, size: int) -> Path | None:

@@ -26,8 +26,8 @@ from ..errors import InputError, UnknownName
 from ..files import alone
 from ..machine import cache_dir
 from .archives import KINDS, official_in, read_official
-from .folders import read_folder
 from .image_data import ImageData, describe_arrays, described_fields, split_off
+from .picture_cache import read_folder
 from .pictures import read_picture
 from .trees import is_zip
 
@@ -35,9 +35,9 @@ __all__ = ["NAMES", "already_here", "fetch", "load_data", "places", "read_pictur
 
 log = logging.getLogger("cifar_fastai")
 NAMES = ("cifar10", "cifar100", "digits")
+URL = "https://www.cs.toronto.edu/~kriz/"
+WHOLE = (("train", 5000), ("test", 1000))   # pictures of a class in all of CIFAR-10
 
-
-# ---------------------------------------------------------------- sources
 
 def load_data(
     source: str | Path = "cifar10",   # "cifar10", "cifar100", "digits", or a path: folder, .zip, archive
@@ -166,9 +166,6 @@ def _cifar(name, size, unverified, download):
         tried = ", ".join(map(str, places()))
         raise InputError(f"{name} was not found in {tried}; {variable} is not set; {e}. Give --data a path, "
                          f"set {variable}, or use --data digits, which needs no download.") from e
-
-URL = "https://www.cs.toronto.edu/~kriz/"
-WHOLE = (("train", 5000), ("test", 1000))   # pictures a class
 
 
 def places() -> list:

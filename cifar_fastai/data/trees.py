@@ -26,6 +26,7 @@ def open_tree(path: str | Path) -> "FolderTree | ZipTree":   # to be used by `wi
 
 
 def _suffix(name): return os.path.splitext(name)[1].lower()
+def _hidden(name): return name.startswith(".") or name.lower() in HIDDEN
 
 
 def is_picture(name: str) -> bool:
@@ -42,9 +43,6 @@ def is_zip(path: Path) -> bool:
     "Whether `path` is a .zip by its name or its first bytes"
     if _suffix(path.name) == ".zip": return True
     with open(path, "rb") as f: return f.read(4) in (b"PK\3\4", b"PK\5\6")
-
-
-def _hidden(name): return name.startswith(".") or name.lower() in HIDDEN
 
 
 class FolderTree:

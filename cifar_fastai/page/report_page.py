@@ -40,10 +40,9 @@ def write_report(
     page = render("report.html.j2", {
         "results": results, "classes": interp.names, "facts": _facts(results, interp, command),
         "charts": _charts(history, found, lrs, results), "calibration": _calibration(interp),
-        "history": list(history),
-        "per_class": interp.per_class().to_dict("records"),
-        "confusion": interp.confusion_matrix().tolist(),
-        "pairs": confused_pairs(interp), "surest": interp.misclassified(SUREST, by="confidence").tolist(),
+        "history": list(history), "per_class": interp.per_class().to_dict("records"),
+        "confusion": interp.confusion_matrix().tolist(), "pairs": confused_pairs(interp),
+        "surest": interp.misclassified(SUREST, by="confidence").tolist(),
         "place": explored.places, "explorer": in_json(explored.data | {"classes": list(interp.names)}),
         "strip": _figure(strip) if strip.exists() else None}, "report.js")
     save_atomically(folder / "report.html", page)
@@ -52,8 +51,7 @@ def write_report(
 
 def _names(interp: ImageInterpretation) -> list[str]:
     "What a person can find a test picture by: its file's name where it has one"
-    data = getattr(interp.learn.dls, "data", None)
-    files = getattr(data, "files_test", None)
+    files = getattr(getattr(interp.learn.dls, "data", None), "files_test", None)
     return [str(f) for f in files] if files is not None and len(files) == len(interp) else []
 
 
@@ -75,10 +73,7 @@ def _facts(results: Mapping, interp: ImageInterpretation, command: str) -> list[
 
 
 def _percent(share: float) -> str: return f"{100 * share:.2f} %"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+def _minutes(seconds: float) -> str: return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _charts(history, found, lrs, results: Mapping) -> list[tuple[str, str]]:
@@ -99,8 +94,7 @@ def _charts(history, found, lrs, results: Mapping) -> list[tuple[str, str]]:
         rates = Line("rate", xs, list(lrs[::steps]))
         charts.append(("Schedule", line_chart([rates], "epoch", "learning rate", y_range=(0, max(lrs)),
                                               title="Learning rate over the epochs")))
-    epochs = [row["epoch"] for row in history]
-    if epochs:
+    if epochs := [row["epoch"] for row in history]:
         losses = [Line(name.replace("_loss", ""), epochs, [row.get(name) for row in history])
                   for name in ("train_loss", "valid_loss")]
         charts.append(("Loss", line_chart(losses, "epoch", "loss", title="Loss over the epochs")))

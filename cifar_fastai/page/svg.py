@@ -86,8 +86,7 @@ def line_chart(
             f"</svg>{_legend(lines, marks)}</figure>")
 
 
-def _finite(*values) -> bool:
-    return all(isinstance(v, (int, float)) and isfinite(v) for v in values)
+def _finite(*values) -> bool: return all(isinstance(v, (int, float)) and isfinite(v) for v in values)
 
 
 def _frame(across: _Axis, up: _Axis, xlabel: str, ylabel: str):

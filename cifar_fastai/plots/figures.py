@@ -237,9 +237,8 @@ def draw_row(ax, pictures: Sequence[np.ndarray], names: Sequence[str], label: st
     text(ax.set_ylabel, label, fontsize=8, rotation=0, ha="right", va="center")
     colors = [GOOD if r else BAD for r in right] or [None] * len(names)
     for i, (name, color) in enumerate(zip(names, colors)):
-        above = text(ax.text, i + .475, .97 * h / w, short(name, 12), color=color, fontsize=7, ha="center",
-                     va="bottom")
-        fit_text(above, size)
+        fit_text(text(ax.text, i + .475, .97 * h / w, short(name, 12), color=color, fontsize=7, ha="center",
+                      va="bottom"), size)
 
 
 def show_grid(

@@ -25,13 +25,11 @@ def drawable(
     "What can be drawn of `words`, and by which font families where the usual one does not do"
     letters = {c for w in _texts(words) for c in w if not c.isspace()}
     if all(c.isascii() for c in letters): return words, None
-    usual = tuple(rcParams["font.family"])
-    own = font_manager.findfont(font_manager.FontProperties())
-    lacking = frozenset(map(ord, letters)) - _glyphs(own)
+    lacking = frozenset(map(ord, letters)) - _glyphs(font_manager.findfont(font_manager.FontProperties()))
     if not lacking: return words, None
     families, absent = _families(lacking)
     if absent: words = _written_out(words, absent)
-    return words, [*usual, *families]
+    return words, [*rcParams["font.family"], *families]
 
 
 def _texts(words):

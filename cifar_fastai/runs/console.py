@@ -20,6 +20,7 @@ __all__ = ["LostProcess", "OutOfMemory", "announce", "one_line_errors", "show_lo
            "silent_log"]
 
 log = logging.getLogger("cifar_fastai")
+NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 class _Shown(logging.StreamHandler):
@@ -119,9 +120,6 @@ def announce(r: dict, folder: Path, in_table: bool) -> None:
                     "cross-entropy": f"{r['cross_entropy']:.4f}", "time": format_time(r["seconds"]),
                     "page": page, "folder": str(folder)},
                    links={"page": page, "folder": page.removesuffix("report.html")})
-
-
-NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 class OutOfMemory(InputError):

@@ -10,6 +10,7 @@ from pathlib import Path
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
 
+from .. import training
 from ..data import ImageData, load_data
 from ..errors import InputError, UnknownName
 from ..explain import VIEWS
@@ -18,19 +19,6 @@ from ..models import MODELS
 from ..parts import LRFind
 from ..processes import world
 from ..recipe import Recipe, counted
-from ..training import (
-    BACKWARD,
-    SLIDE_NEEDS,
-    SUGGESTIONS,
-    ImageLearner,
-    KeepBest,
-    create_schedule,
-    explain_rate,
-    fallback_rate,
-    optimizer,
-    plausible_rate,
-    slide,
-)
 from ..tricks import AverageWeights, ClipGradients, L1Loss, mixing
 
 __all__ = ["adapted_to", "check_names", "choose_rate", "decisions", "extras_of", "load_pictures",
@@ -42,7 +30,7 @@ log = logging.getLogger("cifar_fastai")
 def check_names(recipe: Recipe) -> None:
     "What a recipe cannot know when it is made. Raises: InputError with the nearest names"
     if recipe.model not in MODELS: raise UnknownName("model", recipe.model, MODELS)
-    optimizer(recipe.opt.name, recipe.opt.mom)
+    training.optimizer(recipe.opt.name, recipe.opt.mom)
     build_augmentation(recipe.aug, recipe.size)
 
 
@@ -109,17 +97,19 @@ def _batch_size(recipe: Recipe, n: int) -> int:
 def suggestions_of(recipe: Recipe) -> list:
     "What the range test suggests: fastai's four and `peak`; no slide where too few rates are tried for it"
     its = recipe.lr.num_it
-    long = its - its // 10 - 5 >= SLIDE_NEEDS or recipe.lr.rule == "slide"
-    return [f for f in SUGGESTIONS if long or f is not slide]
+    long = its - its // 10 - 5 >= training.SLIDE_NEEDS or recipe.lr.rule == "slide"
+    return [f for f in training.SUGGESTIONS if long or f is not training.slide]
 
 
-def choose_rate(recipe: Recipe, learn: ImageLearner, rates) -> float:
+def choose_rate(recipe: Recipe, learn: training.ImageLearner, rates) -> float:
     """The rate to train with, of those that `learn.lr_find` has just suggested: by the recipe's rule, or a
     careful one where the loss did not fall. Says so in the log"""
     test, did_fall = recipe.lr, learn.recorder.loss_fell
-    taken = plausible_rate(rates, test.rule, test.start_lr) if did_fall else fallback_rate(recipe.opt.name)
+    taken = training.fallback_rate(recipe.opt.name)
+    if did_fall: taken = training.plausible_rate(rates, test.rule, test.start_lr)
     whose = {"train": "training", "holdout": "holdout"}[test.on]
-    log.info("rate        %s, from the %s loss alone", explain_rate(rates, test.rule, taken, did_fall), whose)
+    said = training.explain_rate(rates, test.rule, taken, did_fall)
+    log.info("rate        %s, from the %s loss alone", said, whose)
     if taken == rates.peak:
         log.info("            the peak is %.2g × where it is lowest", learn.recorder.peak_factor)
     if not did_fall or test.divide == 1: return taken
@@ -141,22 +131,22 @@ def regularisers_of(recipe: Recipe) -> list[Callback]:
 def extras_of(recipe: Recipe) -> list[Callback]:
     "What the fit has beside its schedule: the regularisers, and what keeps other weights than the last"
     k, cbs = recipe.keep, regularisers_of(recipe)
-    if k.name == "best": cbs.append(KeepBest())
+    if k.name == "best": cbs.append(training.KeepBest())
     if k.name in ("ema", "lookahead"): cbs.append(AverageWeights(k.decay, k.every, k.name == "lookahead"))
     return cbs
 
 
 def schedule_of(recipe: Recipe, lr: float) -> Callback:
     "The callback of a schedule that is not the one-cycle"
-    return create_schedule(recipe.schedule.name, lr, recipe.epochs, **recipe.schedule.options())
+    return training.create_schedule(recipe.schedule.name, lr, recipe.epochs, **recipe.schedule.options())
 
 
 def work_of(recipe: Recipe, dls, known_rate: bool) -> dict[str, float]:
     """What each stage of a run costs, in forward passes of a picture, for the time that is left. Maps and
     page keep to their shares of the training"""
-    trained = recipe.epochs * BACKWARD * len(dls.train.dataset)
+    trained = recipe.epochs * training.BACKWARD * len(dls.train.dataset)
     tests = isinstance(recipe.lr, LRFind) and not known_rate
-    return {"range test": recipe.lr.num_it * BACKWARD * dls.train.bs if tests else 0.0,
+    return {"range test": recipe.lr.num_it * training.BACKWARD * dls.train.bs if tests else 0.0,
             "training": trained + recipe.epochs * len(dls.valid.dataset),
             "test set": len(dls.loaders[-1].dataset) * VIEWS.get(recipe.tta, 1),
             "maps": .05 * trained, "page": .05 * trained}

@@ -23,18 +23,7 @@ from ..recipe import Recipe
 from ..training import ImageLearner, cifar_learner
 from ..tricks import Compiled, whiten_stem
 from ..weights import read_tensors
-from .from_recipe import (
-    adapted_to,
-    check_names,
-    choose_rate,
-    decisions,
-    extras_of,
-    load_pictures,
-    regularisers_of,
-    schedule_of,
-    shared_out,
-    suggestions_of,
-)
+from . import from_recipe
 from .report import FoundRate, numbers, write_data, write_interpretation, write_training
 from .run_folder import begun, locked, recipe_of, seal_again
 from .run_writer import Run, RunWriter, found_rate, open_run, read_history, write_page
@@ -62,12 +51,12 @@ def train(
 ) -> Run:
     """Train `recipe` on `data`, explain the result on the test set and leave it all in a folder.
     Raises: InputError for a wrong input, before training starts; Stopped after a signal."""
-    check_names(recipe)
+    from_recipe.check_names(recipe)
     device = join(device)                # of this process, where several train together
     with open_run(recipe, out, resume, checkpoint_minutes, quiet) as writer:
-        recipe = shared_out(recipe, writer.before.get("processes", world()))
+        recipe = from_recipe.shared_out(recipe, writer.before.get("processes", world()))
         given = {"data_split": split, "scale_lr": scale_lr, "compiled": compiled, "unverified": unverified}
-        decided = decisions(recipe, writer.before, given)
+        decided = from_recipe.decisions(recipe, writer.before, given)
         learn = learner_of(recipe, data, unverified=decided["unverified"], split=decided["data_split"],
                            workers=workers, device=device, precision=writer.before.get("precision"))
         for kind, own in (("pictures", learn.dls.data.fingerprint), ("recipes", learn.recipe.fingerprint())):
@@ -108,12 +97,11 @@ def learner_of(
 ) -> ImageLearner:
     """The Learner that `train` trains, ready for `lr_find` and a fit; `learn.recipe` has the batch size and
     the picture size that the data allows. Raises: InputError"""
-    check_names(recipe)
-    pictures = load_pictures(recipe, data, unverified, split)
-    recipe = adapted_to(recipe, pictures)
+    from_recipe.check_names(recipe)
+    data = from_recipe.load_pictures(recipe, data, unverified, split)
+    recipe = from_recipe.adapted_to(recipe, data)
     # a DataBlock with an Albumentations item transform (`cifar_block`) makes these
-    dls = cifar_dataloaders(pictures, recipe.bs, recipe.aug, recipe.valid, recipe.seed, workers,
-                            device=device)
+    dls = cifar_dataloaders(data, recipe.bs, recipe.aug, recipe.valid, recipe.seed, workers, device=device)
     build, opt, loss = recipe.build, recipe.opt, recipe.loss
     learn = cifar_learner(dls, recipe.model, norm=build.norm, zero_residual=build.zero_residual,
                           opt=opt.name, mom=opt.mom, wd=opt.wd, wd_norm_bias=opt.wd_norm_bias,
@@ -144,8 +132,7 @@ def load_run(
     if (has := learn.dls.data.fingerprint) != results["data_fingerprint"]:
         raise InputError(f"{learn.dls.data.source} holds other pictures than the run in {folder} had "
                          f"({has[:8]}, not {results['data_fingerprint'][:8]}). Give its data.")
-    tensors, _ = read_tensors(folder / "weights.safetensors")
-    learn.model.load_state_dict(tensors)
+    learn.model.load_state_dict(read_tensors(folder / "weights.safetensors")[0])
     return Run(folder, results, learn)
 
 
@@ -168,12 +155,12 @@ def find_lr(
     if not isinstance(test, LRFind):
         log.info("rate        %g (given%s)", test * factor, f", {test:g} × {factor:g}" if factor != 1 else "")
         return FoundRate([], [], {}, test * factor)
-    with learn.added_cbs(regularisers_of(recipe)):
-        rates = learn.lr_find(test.start_lr, test.end_lr, test.num_it, suggest_funcs=suggestions_of(recipe),
-                              n_epoch=recipe.epochs, warm_up=recipe.warm_up, mode=test.mode, on=test.on,
-                              show_plot=False)
+    with learn.added_cbs(from_recipe.regularisers_of(recipe)):
+        rates = learn.lr_find(test.start_lr, test.end_lr, test.num_it, n_epoch=recipe.epochs,
+                              warm_up=recipe.warm_up, mode=test.mode, on=test.on, show_plot=False,
+                              suggest_funcs=from_recipe.suggestions_of(recipe))
     return FoundRate(learn.recorder.lrs, [float(v) for v in learn.recorder.losses], rates._asdict(),
-                     choose_rate(recipe, learn, rates), test.mode, test.on)
+                     from_recipe.choose_rate(recipe, learn, rates), test.mode, test.on)
 
 
 def fit(
@@ -183,9 +170,8 @@ def fit(
     cbs=None,        # further callbacks
 ) -> None:
     "Fit as the recipe says: by `fit_one_cycle`, or by `fit` with the callback of another schedule"
-    s, cbs = recipe.schedule, [*listify(cbs), *extras_of(recipe)]
-    if not isinstance(s, OneCycle):
-        learn.fit(recipe.epochs, lr, cbs=[schedule_of(recipe, lr), *cbs])
-        return
-    learn.fit_one_cycle(recipe.epochs, lr, div=s.div, div_final=s.div_final, anneal=s.anneal, moms=s.moms,
-                        pct_start=recipe.warm_up / recipe.epochs, cbs=cbs)
+    s, cbs = recipe.schedule, [*listify(cbs), *from_recipe.extras_of(recipe)]
+    if isinstance(s, OneCycle):
+        learn.fit_one_cycle(recipe.epochs, lr, div=s.div, div_final=s.div_final, anneal=s.anneal, moms=s.moms,
+                            pct_start=recipe.warm_up / recipe.epochs, cbs=cbs)
+    else: learn.fit(recipe.epochs, lr, cbs=[from_recipe.schedule_of(recipe, lr), *cbs])

@@ -16,19 +16,9 @@ import numpy as np
 from fastai.torch_core import get_model
 from matplotlib.figure import Figure
 
+from .. import plots
 from ..explain import ImageInterpretation, clean_dl, decode_pictures, inputs_of
 from ..gradcam import Evidence, affordable, cam_of, default_layer, stages_of
-from ..plots import (
-    Tile,
-    offscreen,
-    plot_curves,
-    plot_lr_find,
-    plot_lr_schedule,
-    save_figure,
-    short,
-    show_grid,
-    show_tiles,
-)
 
 __all__ = ["FoundRate", "measure_evidence", "numbers", "plot_batch", "plot_classes", "write_data",
            "write_interpretation", "write_training"]
@@ -53,7 +43,7 @@ def plot_batch(
     **kwargs,                  # for the grid: nrows, ncols, figsize, title
 ) -> Figure:
     "Pictures as the net gets them, under their class names"
-    return show_grid(pictures, [classes[int(y)] for y in labels], **kwargs)
+    return plots.show_grid(pictures, [classes[int(y)] for y in labels], **kwargs)
 
 
 def plot_classes(
@@ -70,15 +60,17 @@ def plot_classes(
     for start in range(0, len(classes), ncols):
         block = range(start, min(start + ncols, len(classes)))
         for row in range(each):
-            for c in block: tiles.append(Tile(columns[c][row] if row < len(columns[c]) else empty,
-                                              short(classes[c], 12) if row == 0 else ""))
-            tiles += [Tile(empty)] * (min(ncols, len(classes)) - len(block))
-    return show_tiles([[t] for t in tiles], ncols=min(ncols, len(classes)), size=.8, fontsize=7.5, **kwargs)
+            for c in block: tiles.append(plots.Tile(columns[c][row] if row < len(columns[c]) else empty,
+                                                    plots.short(classes[c], 12) if row == 0 else ""))
+            tiles += [plots.Tile(empty)] * (min(ncols, len(classes)) - len(block))
+    return plots.show_tiles([[t] for t in tiles], ncols=min(ncols, len(classes)), size=.8, fontsize=7.5,
+                            **kwargs)
 
 
 def _write(out: str | Path, figures: Mapping[str, Callable[[], Figure]]) -> dict[str, Path]:
     folder = Path(out) / "figures"
-    with offscreen(): return {k: save_figure(draw(), folder / f"{k}.png") for k, draw in figures.items()}
+    with plots.offscreen():
+        return {k: plots.save_figure(draw(), folder / f"{k}.png") for k, draw in figures.items()}
 
 
 def write_training(
@@ -91,9 +83,9 @@ def write_training(
 ) -> dict[str, Path]:
     "Write curves, lr_schedule and lr_find, each where its data is given"
     figures = {}
-    if history is not None: figures["curves"] = lambda: plot_curves(history)
-    if lrs is not None: figures["lr_schedule"] = lambda: plot_lr_schedule(lrs, moms, steps_per_epoch)
-    if found is not None: figures["lr_find"] = lambda: plot_lr_find(*found)
+    if history is not None: figures["curves"] = lambda: plots.plot_curves(history)
+    if lrs is not None: figures["lr_schedule"] = lambda: plots.plot_lr_schedule(lrs, moms, steps_per_epoch)
+    if found is not None: figures["lr_find"] = lambda: plots.plot_lr_find(*found)
     return _write(out, figures)
 
 
@@ -138,15 +130,13 @@ def write_interpretation(
         "misclassified": lambda: interp.plot_misclassified(n),
         "gradcam": lambda: interp.plot_gradcam(cams, layer, caption=below("gradcam")),
         "gradcam_layers": lambda: plot_layers(interp, caption=below("gradcam_layers")),
-        "confusion": interp.plot_confusion_matrix,
-        "per_class": interp.plot_per_class,
+        "confusion": interp.plot_confusion_matrix, "per_class": interp.plot_per_class,
         "calibration": interp.plot_calibration})
 
 
 def plot_layers(interp: ImageInterpretation, **kwargs) -> Figure:     # kwargs: for `Gallery.plot_gradcam`
     "The worst mistakes and the surest right answers, a class each, with the evidence in `layer1` … `layer4`"
-    layers = stages_of(get_model(interp.learn.model)) or None
-    surest = {}
+    layers, surest = stages_of(get_model(interp.learn.model)) or None, {}
     for i in interp.losses.argsort(stable=True).tolist():
         if interp.correct[i]: surest.setdefault(int(interp.targs[i]), i)
     chosen = [*interp.misclassified(4).tolist(), *islice(surest.values(), 4)]

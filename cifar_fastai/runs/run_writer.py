@@ -172,8 +172,7 @@ class RunWriter:
 
     def finish(self, interp: ImageInterpretation, found: FoundRate) -> Run:
         "Predictions, weights, results and TensorBoard's pictures; then the seal"
-        folder, learn, data = self.folder, self.learn, self.learn.dls.data
-        recipe = learn.recipe
+        folder, learn, recipe, data = self.folder, self.learn, self.learn.recipe, self.learn.dls.data
         interp.to_csv(folder / "predictions.csv")
         about = About(recipe.model, recipe.build.norm, tuple(data.classes), data.size, tuple(data.mean),
                       tuple(data.std))

@@ -60,9 +60,8 @@ def _files(folder: Path) -> Iterator[str]:
 
 
 def _leftovers(folder: Path) -> Iterator[str]:
-    for path in sorted(folder.rglob("*.tmp")):
-        if TEMPORARY.fullmatch(path.name):
-            yield f"{path.relative_to(folder)} was left by a save that was cut short"
+    for path in sorted(p for p in folder.rglob("*.tmp") if TEMPORARY.fullmatch(p.name)):
+        yield f"{path.relative_to(folder)} was left by a save that was cut short"
 
 
 def _checkpoints(folder: Path) -> Iterator[str]:
@@ -77,8 +76,7 @@ def _recipe(folder: Path) -> Iterator[str]:
     recipe = recipe_of(folder)
     if not (folder / "results.json").exists(): return
     results = read_json(folder / "results.json")
-    found = {"recipe": recipe.name, "seed": recipe.seed, "epochs": recipe.epochs}
-    for name, value in found.items():
+    for name, value in {"recipe": recipe.name, "seed": recipe.seed, "epochs": recipe.epochs}.items():
         if results.get(name) != value:
             yield f"results.json says {name} {results.get(name)}, recipe.json {value}"
 
@@ -88,10 +86,9 @@ def _predictions(folder: Path) -> Iterator[str]:
     if not (folder / "results.json").exists() or not (folder / "predictions.csv").exists(): return
     results, rows = read_json(folder / "results.json"), _rows(folder / "predictions.csv")
     try:
-        right = [row["true"] == row["predicted"] for row in rows]
-        loss = sum(float(row["loss"]) for row in rows) / len(rows)
-        found = {"pictures": len(rows), "mistakes": len(rows) - sum(right),
-                 "accuracy": sum(right) / len(rows), "loss": loss}
+        right, n = [row["true"] == row["predicted"] for row in rows], len(rows)
+        found = {"pictures": n, "mistakes": n - sum(right), "accuracy": sum(right) / n,
+                 "loss": sum(float(row["loss"]) for row in rows) / n}
         said = {name: float(results.get(name, "nan")) for name in found}
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"predictions.csv or results.json cannot be read ({error!r})") from error

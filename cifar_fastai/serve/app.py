@@ -83,6 +83,5 @@ def build_app(
 
             def choose(chosen: gr.SelectData): return mistakes[chosen.index][0]
             gallery.select(choose, None, picture)
-            if not len(mistakes):
-                gr.Markdown("This run has no mistakes, or its pictures are not at hand.")
+            if not len(mistakes): gr.Markdown("This run has no mistakes, or its pictures are not at hand.")
     return app

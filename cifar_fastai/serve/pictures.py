@@ -1,6 +1,6 @@
 """The pictures that a command is given (files, folders, standard input), and those that tested a run."""
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,18 +29,14 @@ def find_pictures(
     return found
 
 
-def _found(what: str) -> Iterator[Named]:
-    if what == "-":
-        yield Named("standard input", sys.stdin.buffer.read())
-        return
+def _found(what: str) -> list[Named]:
+    if what == "-": return [Named("standard input", sys.stdin.buffer.read())]
     path = Path(what).expanduser()
     if not path.exists(): raise InputError(f"picture {what} is not there. Check the path.")
-    if not path.is_dir():
-        yield Named(str(path), path)
-        return
+    if not path.is_dir(): return [Named(str(path), path)]
     inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not inside: raise InputError(f"folder {what} holds no pictures. Give another.")
-    yield from (Named(str(p), p) for p in inside)
+    return [Named(str(p), p) for p in inside]
 
 
 def tested_pictures(folder: str | Path) -> np.ndarray | None:     # (N,S,S,3) uint8

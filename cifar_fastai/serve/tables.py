@@ -33,11 +33,9 @@ def as_text(rows: list[dict]) -> str:
     "Columns that line up"
     cells = [[r["picture"], *(c for name, p in _flat(r) for c in (name, f"{100 * p:.1f} %"))] for r in rows]
     widths = [max(len(line[k]) for line in cells) for k in range(len(cells[0]))]
-    lines = []
-    for line in cells:
-        padded = [c.ljust(w) if k == 0 or k % 2 else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths))]
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)
+    def padded(line):
+        return (c.ljust(w) if k == 0 or k % 2 else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths)))
+    return "\n".join("  ".join(padded(line)).rstrip() for line in cells)
 
 
 def as_csv(rows: list[dict]) -> str:

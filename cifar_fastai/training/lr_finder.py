@@ -130,8 +130,7 @@ def find_rate(
     rates = {getattr(f, "func", f).__name__: f(lrs, losses, num_it)[0] for f in funcs}
     if show_plot:
         from ..plots import plot_lr_find
-        tried = [float(v) for v in learn.recorder.losses]
-        plot_lr_find(learn.recorder.lrs, tried, rates, mode=mode, on=on)
+        plot_lr_find(learn.recorder.lrs, [float(v) for v in learn.recorder.losses], rates, mode=mode, on=on)
     return namedtuple("SuggestedLRs", rates)(**rates)
 
 

@@ -18,7 +18,6 @@ from .callbacks import inside_fit, loops
 __all__ = ["PRECISIONS", "Precision", "ToPrecision", "choose_precision", "precision_of"]
 
 log = logging.getLogger("cifar_fastai")
-
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

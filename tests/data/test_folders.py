@@ -16,8 +16,8 @@ import pytest
 from made import picture_folder, some_pixels
 from PIL import Image
 
-from cifar_fastai.data import folders, picture_cache, pictures
-from cifar_fastai.data.folders import read_folder
+from cifar_fastai.data import picture_cache, pictures
+from cifar_fastai.data.picture_cache import read_folder
 from cifar_fastai.data.pictures import read_picture
 from cifar_fastai.errors import InputError
 from cifar_fastai.files import digest
@@ -115,7 +115,7 @@ def test_whatever_changes_is_decoded_again(tmp_path, monkeypatch, change):
     if change == "removed": one.unlink()
     if change == "renamed": one.rename(root / "train/cat/8.png")
     if change == "size": size = 16
-    if change == "rule": monkeypatch.setattr(folders, "RULE", pictures.RULE + 1)
+    if change == "rule": monkeypatch.setattr(picture_cache, "RULE", pictures.RULE + 1)
     got = load(root, size)
     assert calls == [1] and len(got.x_train) == len(made) - 2 + {"added": 1, "removed": -1}.get(change, 0)
     assert len(list(cache_dir().iterdir())) == (2 if change == "size" else 1)       # the old one is not kept
@@ -161,7 +161,7 @@ BUILD = """
 import os, signal, sys
 from pathlib import Path
 from cifar_fastai.data import picture_cache
-from cifar_fastai.data.folders import read_folder
+from cifar_fastai.data.picture_cache import read_folder
 picture_cache.PIECE, decode, left = 1, picture_cache.decode, [6]
 def some(*args, **kwargs):
     if not left[0]: os.kill(os.getpid(), signal.SIGKILL)
