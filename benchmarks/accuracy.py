@@ -271,7 +271,8 @@ def page(rows: list[dict]) -> str:
 
 def drawn(rows: list[dict], anchors: list[dict]) -> Figure:
     "Accuracy against work on a panel a data set: a dot for each recipe, a cross for each published result"
-    finals = [r for r in rows if r["change"] == "as it is" and r["judged_on"] == "test"]
+    whole = [r for r in rows if not r.get("given")]
+    finals = [r for r in whole if r["change"] == "as it is" and r["judged_on"] == "test"]
     panels = [d for d in dict.fromkeys(a["data"] for a in anchors)
               if any(r["data"] == d for r in finals)] or ["jpeg"]
     with offscreen(): fig, axes = new_figure(1, len(panels), (7.2 * len(panels), 4.6))

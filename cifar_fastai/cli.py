@@ -92,7 +92,9 @@ def main(
             _summarise(recipe.but(**given), args.data)
             return
         out, resume, kept, how = _of_first(lambda: _begun(recipe, changes, args), args.device)
-        how = how or before or {}
+        if before and not how:        # trained again: what was said of other data or another rate is not
+            other = ["data_split", "unverified"] * bool(args.data) + ["scale_lr"] * bool(args.lr)
+            how = {k: v for k, v in before.items() if k not in other}
         args.data = args.data or how.get("data") or "cifar10"
         for flag in ("data_split", "scale_lr"):
             if getattr(args, flag) is None: setattr(args, flag, how.get(flag))

@@ -16,7 +16,7 @@ from torch import Tensor
 from .errors import InputError
 
 __all__ = ["agreed", "differs", "gathered", "highest", "join", "launched", "mean_over", "of_other_process",
-           "rank", "same_buffers", "summed", "world"]
+           "rank", "same_buffers", "summed", "tried_device", "world"]
 
 LIMIT = "CIFAR_FASTAI_WAIT"      # environment variable: seconds that a process waits for the others
 _talk = []                       # the group that speaks by the CPU, beside that of the GPUs
@@ -60,6 +60,17 @@ def join(
         raise InputError(f"process {local} of this machine has no GPU of its own: there are "
                          f"{torch.cuda.device_count()}. Start fewer processes, or give --device cpu.")
     return torch.device("cuda", local)
+
+
+def tried_device(device: str | torch.device) -> torch.device:
+    "`device`, after a first tensor on it. Raises: InputError where it cannot be used here"
+    try:
+        device = torch.device(device)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as e:
+        why = str(e).splitlines()[0].rstrip(". ")[:200]
+        raise InputError(f"device {str(device)!r} cannot be used here: {why}. Try cpu.") from e
+    return device
 
 
 def _leave() -> None:

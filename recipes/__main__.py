@@ -136,6 +136,7 @@ def _export(argv: list[str]) -> None:
     from cifar_fastai.serve import Classifier, export_onnx, export_torch
     for path, write in ((args.onnx, export_onnx), (args.pt2, export_torch)):
         if path is None: continue
+        if Path(path).is_dir(): raise InputError(f"{path} is a folder. Give a file.")
         off = write(Classifier.load(args.run, "cpu"), path, not args.normalised)
         print(f"{path}: logits within {off:.1e} of torch's")
 
@@ -147,7 +148,8 @@ def _app(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     from cifar_fastai.serve import Classifier, build_app, mistakes_of
     app = build_app(Classifier.load(args.run, args.device), mistakes_of(args.run))
-    app.launch(server_name=args.host, server_port=args.port, quiet=True, prevent_thread_lock=True)
+    try: app.launch(server_name=args.host, server_port=args.port, quiet=True, prevent_thread_lock=True)
+    except OSError as e: raise InputError(f"the app cannot listen: {e}. Give another --port.") from e
     print(f"at {app.local_url}; Ctrl-C ends it", flush=True)
     app.block_thread()
 

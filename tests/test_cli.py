@@ -69,6 +69,15 @@ def test_the_other_flags_arrive_where_they_are_used(trained, flag):
     assert {k: v for k, v in kwargs.items() if k != name and v} == {}
 
 
+def test_a_run_that_is_trained_again_on_other_data_forgets_what_was_said_of_its_own(trained):
+    before = {"data": "pets", "data_split": .1, "unverified": True, "scale_lr": "sqrt"}
+    cli.main(recipe, ["--data", "digits"], before=before)
+    cli.main(recipe, ["--epochs", "3"], before=before | {"data": "digits"})
+    cli.main(recipe, ["--lr", "find"], before=before | {"data": "digits"})
+    said = [(k["split"], k["unverified"], k["scale_lr"]) for _, k in trained]
+    assert said == [(None, False, "sqrt"), (.1, True, "sqrt"), (.1, True, None)]
+
+
 def test_every_flag_is_tried_here():
     tried = {*FLAGS, *OTHERS, "--data", "--out", "--seeds", "--resume", "--debug", "--summary"}
     assert {"--" + name.replace("_", "-") for name in inspect.signature(cli.flags).parameters} == tried

@@ -21,6 +21,7 @@ from fastcore.basics import listify, num_cpus
 
 from ..data import ImageData, load_data
 from ..errors import InputError, UnknownName
+from ..processes import tried_device
 from .augment import AlbumentationsTransform
 from .batch_dl import BatchDL
 from .picture_store import LabelOf, PictureOf, PictureStore
@@ -72,6 +73,9 @@ def cifar_block(
     store, size = PictureStore(data), data.x_train.shape[1]
     pictures = TransformBlock(type_tfms=PictureOf(store), item_tfms=ToTensor)
     augment = AlbumentationsTransform(aug, size=size, mean=data.mean)
+    if any(isinstance(t, AlbumentationsTransform) for t in listify(item_tfms)):
+        raise InputError("item_tfms has an AlbumentationsTransform, which would take the place of aug=: a "
+                         "DataBlock keeps one transform of a kind. Give its transforms as aug=.")
     return DataBlock(
         blocks=(pictures, CategoryBlock(vocab=list(data.classes), sort=False)), dl_type=BatchDL,
         get_items=partial(_items, len(store)), splitter=partial(_splits, subsets(data, valid, seed)),
@@ -124,13 +128,7 @@ def usable_device(
     device: str | torch.device | None,  # "cpu", "cuda" …; None: the best there is
 ) -> torch.device:
     "`device`, tried. Raises: InputError where it cannot be used here"
-    try:
-        device = default_device() if device is None else torch.device(device)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as e:
-        why = str(e).splitlines()[0].rstrip(". ")[:200]
-        raise InputError(f"device {str(device)!r} cannot be used here: {why}. Try cpu.") from e
-    return device
+    return tried_device(default_device() if device is None else device)
 
 
 def suggest_workers(device: torch.device) -> int:

@@ -34,7 +34,7 @@ def _watched(model: nn.Module):
 class FeatureRecorder(Callback):
     """Keep the features of every training picture in the last epoch: as augmented, and of a net that still
     learns, but by then hardly. For a page about a net that was just trained; another pass over the training
-    set would take minutes"""
+    set would take minutes. None after a resume within that epoch, whose first pictures are not seen again"""
     remove_on_fetch = True
 
     def __init__(self): self.features, self.watch = None, None     # (N,D) half; zeros: a picture not seen
@@ -51,6 +51,9 @@ class FeatureRecorder(Callback):
 
     def after_pred(self):
         if self.watch is None or not self.training or not self.kept: return
+        if self.features is None and self.iter:
+            self.cleanup()
+            return
         found = self.kept[-1]
         self.kept.clear()
         if self.features is None:

@@ -83,6 +83,7 @@ def _folders(path: Path) -> list[Path]:
 def _read(folder: Path) -> SavedRun:
     results, recipe = read_json(folder / "results.json"), flat(read_json(folder / "recipe.json"))
     recipe["processes"] = results.get("processes", 1)
+    recipe["precision"] = results.get("precision", recipe.get("precision"))    # what "auto" came to
     if isinstance(recipe.get("lr"), (int, float)): recipe["lr"] = results.get("lr", recipe["lr"])  # scaled
     if not recipe.get("loss.smoothing", recipe.get("smoothing")) and "loss" in results:   # a run of before
         results = {"cross_entropy": results["loss"]} | results
@@ -119,9 +120,10 @@ def grouped(runs: list[SavedRun]) -> list[Group]:
             for label, g in zip(labels, groups.values())]
 
 
-def _pictures(run: SavedRun) -> str:
-    "What tells data sets apart; with a limit each seed has pictures of its own"
-    return run.results["data" if run.recipe.get("limit") else "data_fingerprint"]
+def _pictures(run: SavedRun) -> tuple:
+    "What tells data sets apart; with a limit each seed trains on pictures of its own and tests on the same"
+    if not run.recipe.get("limit"): return (run.results["data_fingerprint"],)
+    return run.results["data"], *run.predictions["true"]
 
 
 def _label(name: str, run: SavedRun, same: list[SavedRun]) -> str:
@@ -149,10 +151,15 @@ def table(groups: list[Group]) -> pd.DataFrame:     # a row a group
         first = g.runs[0].results
         rows.append((g.label, len(g.runs), mean_sd(g.values("accuracy"), ".2f", 100),
                      mean_sd(g.values("accuracy_tta"), ".2f", 100), mean_sd(g.values("cross_entropy"), ".4f"),
-                     first["epochs"], mean_sd(g.values("seconds"), ".0f"), f"{first['parameters']:,}",
+                     first["epochs"], mean_sd(_seconds(g), ".0f"), f"{first['parameters']:,}",
                      f"{first['data']}, {first.get('training_pictures', '?')} pictures",
                      *_of_maps([r.results for r in g.runs])))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _seconds(g: Group) -> list[float]:
+    "None where the runs had several machines"
+    return g.values("seconds") if len({r.results.get("device") for r in g.runs}) == 1 else []
 
 
 def _of_maps(results: list[dict]) -> tuple[str, str, str]:

@@ -9,6 +9,7 @@ import logging
 import time
 import warnings
 from copy import deepcopy
+from numbers import Real
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ class History(Callback):
     order, remove_on_fetch = Recorder.order + 3, True
 
     def __init__(self, path: str | Path):
-        self.path, self.rows, self.seconds, self.earlier = Path(path), [], [], 0
+        self.path, self.rows, self.seconds, self.earlier, self.started = Path(path), [], [], 0, None
 
     def before_fit(self):
         self.run = fitting(self.learn)
@@ -37,21 +38,29 @@ class History(Callback):
     def before_epoch(self): self.started = time.monotonic()
 
     def after_epoch(self):
-        values, hyper = epoch_row(self.recorder), self.opt.hypers[-1]
-        row = {"epoch": self.epoch + 1, **{k: float(v) for k, v in values.items()}}
+        hyper = self.opt.hypers[-1]
+        row = {"epoch": self.epoch + 1, **_numbers(self.recorder)}
         self.rows.append(row | {"lr": hyper["lr"], "mom": hyper.get("mom")})
         self.seconds.append(time.monotonic() - self.started)
+        self.started = None
         out = io.StringIO()
-        table = csv.DictWriter(out, list(self.rows[0]), lineterminator="\n")
+        table = csv.DictWriter(out, list(max(self.rows, key=len)), lineterminator="\n")
         table.writeheader()
         table.writerows(self.rows)
         save_atomically(self.path, out.getvalue())
 
-    def state_dict(self): return {"rows": self.rows, "seconds": self.seconds}
+    def state_dict(self):
+        begun = 0 if self.started is None else time.monotonic() - self.started     # of the epoch at hand
+        return {"rows": self.rows, "seconds": self.seconds, "begun": begun}
 
     def load_state_dict(self, state):
-        self.rows, self.seconds = list(state["rows"]), list(state["seconds"])
-        self.earlier = sum(self.seconds)    # spent by the processes before this one
+        self.rows, self.seconds, begun = list(state["rows"]), list(state["seconds"]), state.get("begun", 0)
+        self.started, self.earlier = time.monotonic() - begun, sum(self.seconds) + begun    # before
+
+
+def _numbers(recorder) -> dict[str, float]:
+    "Of the epoch: no value where nothing was measured, or of a metric that gives text"
+    return {k: float(v) for k, v in epoch_row(recorder).items() if isinstance(v, Real)}
 
 
 class TensorBoardLog(Callback):
@@ -91,8 +100,8 @@ class TensorBoardLog(Callback):
 
     def after_epoch(self):
         if self.writer is None: self._open()
-        for name, value in epoch_row(self.recorder).items():
-            self.writer.add_scalar(f"epoch/{name}", float(value), self.step)
+        for name, value in _numbers(self.recorder).items():
+            self.writer.add_scalar(f"epoch/{name}", value, self.step)
         self.writer.flush()
 
     def add_graph(self, model, x):

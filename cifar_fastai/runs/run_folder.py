@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..checkpoints import differences
+from ..data import NAMES
 from ..errors import InputError
 from ..files import TEMPORARY, read_json, save_atomically, sha256_of, sweep, write_json
 from ..machine import versions
@@ -88,8 +89,11 @@ def begun(folder: Path) -> dict:
 
 
 def again(folder: Path, results: dict) -> str:
-    "The command that repeats a run, for a shell; `results`: those of results.json"
-    how = begun(folder)
+    """The command that repeats a run, for a shell; `results`: those of results.json. Empty where none does:
+    of transforms that only their own module can make, and of pictures that came from memory"""
+    how, aug = begun(folder), saved_recipe(folder).get("aug")
+    nowhere = how.get("data") is None and results["data"] not in NAMES and not Path(results["data"]).exists()
+    if nowhere or isinstance(aug, dict) and "transform" in aug: return ""
     words = ["python", "-m", "recipes", "train", folder, "--data", how.get("data") or results["data"],
              "--seed", results["seed"]]
     for flag in ("data_split", "scale_lr"):

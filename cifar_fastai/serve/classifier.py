@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, UnknownName
+from ..processes import tried_device
 from ..weights import About, load_weights
 
 __all__ = ["Classifier", "find_weights"]
@@ -35,7 +36,7 @@ class Classifier:
     def load(cls, path: str | Path, device: str | None = None) -> "Classifier":
         "From a run's folder or weights.safetensors; nothing is unpickled. Raises: InputError"
         if device is None: device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(*load_weights(find_weights(path)), device)
+        return cls(*load_weights(find_weights(path)), tried_device(device))
 
     @property
     def classes(self) -> tuple[str, ...]: return self.about.classes

@@ -5,6 +5,7 @@ from contextlib import redirect_stdout
 from cProfile import Profile
 from pstats import Stats
 
+import albumentations as A
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from cifar_fastai import policy
 from cifar_fastai.data import ImageData
 from cifar_fastai.errors import InputError
 from cifar_fastai.loaders import block as loaders
+from cifar_fastai.loaders.augment import AlbumentationsTransform
 from cifar_fastai.loaders.block import cifar_block, cifar_dataloaders, suggest_workers
 from cifar_fastai.loaders.picture_store import LabelOf, PictureOf, PictureStore
 
@@ -254,6 +256,12 @@ def test_a_net_trains_with_fastais_batch_transforms(learnable, learner, tfms):
     learn = learner(dls)
     learn.fit(2, .05)
     assert learn.recorder.values[1][0] < learn.recorder.values[0][0]
+
+
+def test_a_second_albumentations_transform_is_refused_as_it_would_replace_the_first(learnable):
+    mine = AlbumentationsTransform(None, valid=[A.HorizontalFlip(p=1)])
+    with pytest.raises(InputError, match="would take the place of aug="):
+        cifar_dataloaders(learnable, 32, "pad_crop", item_tfms=mine, device="cpu")
 
 
 def test_fastais_normalize_is_refused_where_it_would_be_the_second(learnable):

@@ -105,6 +105,15 @@ def test_a_sheet_keeps_maps_to_a_thirtieth():
     assert picture_sheet(np.zeros((3, 8, 8, 3), np.uint8)).columns == 3
 
 
+def test_a_sheet_of_more_pictures_than_fit_below_one_another_is_wider():
+    "WebP takes a side of 16,383 pixels: 64 rows of these"
+    tiles = np.zeros((2100, 255, 1, 3), np.uint8)
+    tiles[-1] = 200
+    sheet = picture_sheet(tiles).as_dict()
+    assert sheet["columns"] == 33 and np.abs(pixels(sheet, 2099) - 200).max() < 20
+    assert pixels(sheet, 2098).max() < 40
+
+
 def test_the_nearest_are_those_of_the_smallest_angle():
     rng = torch.Generator().manual_seed(0)
     known, asked = torch.randn(60, 8, generator=rng), torch.randn(7, 8, generator=rng)
@@ -148,6 +157,23 @@ def test_a_recorder_leaves_no_hook_where_an_epoch_is_interrupted(learner):
     learn = learner()
     with pytest.raises(KeyboardInterrupt): learn.fit(1, .01, cbs=[FeatureRecorder(), Stop()])
     assert not learn.model.fc._forward_pre_hooks
+
+
+def test_a_recorder_has_no_features_of_an_epoch_that_was_resumed_in_its_middle(learner, tmp_path):
+    from fastai.callback.core import Callback
+
+    from cifar_fastai.checkpoints.checkpoint import Checkpoint
+    class Stop(Callback):
+        order = 950
+        def after_batch(self):
+            if self.training and self.iter == 2: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        learner().fit(1, .01, cbs=[FeatureRecorder(), Checkpoint(tmp_path, every_minutes=0), Stop()])
+    learn, recorder, whole = learner(), FeatureRecorder(), FeatureRecorder()
+    learn.fit(1, .01, cbs=[recorder, Checkpoint(tmp_path, resume=True)])
+    assert recorder.features is None and not learn.model.fc._forward_pre_hooks
+    learner().fit(1, .01, cbs=whole)
+    assert (whole.features != 0).any(1).all(), "undisturbed, each picture was seen"
 
 
 def test_neighbours_of_a_mistake_are_training_pictures_with_their_labels(interp):

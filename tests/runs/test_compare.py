@@ -97,7 +97,8 @@ def test_the_same_seed_again_is_no_second_seed(runs, tmp_path):
                       "tiny (epochs=3, lr=0.1)"]
 
 
-@pytest.mark.parametrize("changes, label", [({"processes": 4}, "processes=4"), ({"lr": .4}, "lr=0.4")])
+@pytest.mark.parametrize("changes, label", [({"processes": 4}, "processes=4"), ({"lr": .4}, "lr=0.4"),
+                                            ({"precision": "bf16"}, "precision=bf16")])
 def test_runs_of_other_steps_are_no_seeds_of_one_group(runs, tmp_path, changes, label):
     "recipe.json has the batch of a process and the rate before `--scale-lr`"
     other = shutil.copytree(runs / "long", tmp_path / "other")
@@ -105,6 +106,26 @@ def test_runs_of_other_steps_are_no_seeds_of_one_group(runs, tmp_path, changes, 
     _write(other / "recipe.json", {"seed": 2})
     names = [g.label for g in grouped(read_runs([runs / "long", other]))]
     assert len(names) == 2 and names[1] == f"tiny ({label})"
+
+
+def test_seconds_of_several_machines_are_not_averaged(runs, tmp_path):
+    other = shutil.copytree(runs / "long", tmp_path / "other")
+    _write(other / "results.json", {"seed": 2, "device": "another"})
+    _write(other / "recipe.json", {"seed": 2})
+    row, = table(grouped(read_runs([runs / "long", other]))).to_dict("records")
+    assert (row["n"], row["seconds"]) == (2, "-")
+
+
+def test_runs_with_a_limit_that_had_other_test_pictures_are_neither_seeds_nor_compared(runs, tmp_path):
+    "With a limit each seed has a fingerprint of its own; the name of a folder says nothing of what is in it"
+    pair = [shutil.copytree(runs / "long", tmp_path / name) for name in ("one", "two")]
+    for k, folder in enumerate(pair):
+        _write(folder / "recipe.json", {"limit": 40, "seed": k, "lr": .1})
+        _write(folder / "results.json", {"seed": k})
+    assert len(grouped(read_runs(pair))) == 1
+    with (pair[1] / "predictions.csv").open("a") as file: file.write("48,cat,cat,0.9,0.1\n")
+    found = compare_runs(pair, tmp_path / "out")
+    assert len(found) == 2 and (tmp_path / "out" / "comparison.html").exists()
 
 
 def test_the_difference_of_confusions_is_that_of_shares_averaged_over_seeds(runs):

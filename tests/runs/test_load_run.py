@@ -120,6 +120,17 @@ def test_pictures_for_a_gallery_are_never_downloaded(unverified, monkeypatch, tm
     assert serve.tested_pictures(folder) is None
 
 
+def test_there_is_no_command_for_what_no_command_can_make(unverified, tmp_path):
+    "Pictures that came from memory, transforms that only their own module can make"
+    folder, named = copytree(unverified.folder, tmp_path / "run"), unverified.results
+    begun, saved = (json.loads((folder / f).read_text()) for f in ("checkpoints/begun.json", "recipe.json"))
+    assert again(folder, named)
+    (folder / "checkpoints/begun.json").write_text(json.dumps(begun | {"data": None}))
+    assert again(folder, named | {"data": "an array"}) == "" != again(folder, named | {"data": "digits"})
+    (folder / "recipe.json").write_text(json.dumps(saved | {"aug": {"transform": {}}}))
+    assert again(folder, named | {"data": "digits"}) == ""
+
+
 def test_the_command_on_the_page_repeats_the_run(unverified, trained, tmp_path):
     words = shlex.split(again(unverified.folder, unverified.results))
     assert words[:5] == ["python", "-m", "recipes", "train", str(unverified.folder)]

@@ -2,14 +2,18 @@
 import csv
 import io
 import os
+import time
 
 import numpy as np
 import pytest
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelValidException
+from fastai.learner import Metric
+from fastai.metrics import accuracy
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.runs.logs import History, TensorBoardLog
 
 
@@ -40,6 +44,34 @@ def test_history_knows_what_earlier_processes_spent(learner, tmp_path):
     assert first.earlier == 0
     second.load_state_dict(first.state_dict())
     assert second.rows == first.rows and second.earlier == sum(first.seconds) > 0
+
+
+def test_history_of_an_epoch_that_was_resumed_in_its_middle_has_the_time_of_both_parts(learner, tmp_path):
+    class Slow(Callback):
+        order = 940
+        def __init__(self, stop): self.stop = stop
+        def after_batch(self):
+            if not self.training: return
+            time.sleep(.1)
+            if self.iter == self.stop: raise KeyboardInterrupt
+    first, second = History(tmp_path / "a.csv"), History(tmp_path / "a.csv")
+    with pytest.raises(KeyboardInterrupt):
+        learner().fit(1, cbs=[first, Slow(3), Checkpoint(tmp_path, every_minutes=0)])
+    learner().fit(1, cbs=[second, Slow(9), Checkpoint(tmp_path, resume=True)])
+    assert second.seconds[0] >= .4 and second.earlier >= .3     # of five batches, four before the stop
+
+
+def test_history_has_what_was_measured_of_an_epoch_that_was_cut_short(learner, tmp_path):
+    class Words(Metric):
+        value, name = "fair", "verdict"
+    class Short(Callback):
+        def before_validate(self):
+            if self.epoch == 0: raise CancelValidException
+    learn, board = learner(metrics=[accuracy, Words()]), TensorBoardLog(tmp_path / "tb")
+    learn.fit(2, cbs=[History(tmp_path / "history.csv"), board, Short()])
+    first, second = csv.DictReader((tmp_path / "history.csv").open())
+    assert float(first["train_loss"]) > 0 and first["valid_loss"] in ("", None)
+    assert float(second["valid_loss"]) > 0 and "verdict" not in second
 
 
 def test_history_that_stays_on_the_learner_is_not_touched_by_other_loops(learner, tmp_path):

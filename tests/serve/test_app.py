@@ -54,6 +54,18 @@ def test_a_run_shows_its_mistakes_and_one_without_its_pictures_none(tmp_path, ti
     assert mistakes_of(run.folder) == []
 
 
+def test_a_port_that_is_taken_is_one_line(net, monkeypatch, capsys):
+    from recipes.__main__ import main
+    class Taken:
+        def launch(self, **_): raise OSError("Cannot find empty port in range: 80-80")
+    monkeypatch.setattr("cifar_fastai.serve.Classifier.load", lambda *_: net)
+    monkeypatch.setattr("cifar_fastai.serve.build_app", lambda *_: Taken())
+    monkeypatch.setattr("cifar_fastai.serve.mistakes_of", lambda _: [])
+    with pytest.raises(SystemExit) as end: main(["app", "a run", "--port", "80"])
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.count("\n") == 1 and "cannot listen: Cannot find empty port" in error
+
+
 def test_a_picture_that_is_given_is_predicted_and_explained(net, tmp_path, browser):
     pytest.importorskip("gradio", reason="gradio is not installed: pip install -e '.[app]'")
     Image.fromarray(picture(1)).save(tmp_path / "p.png")

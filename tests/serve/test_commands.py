@@ -147,7 +147,8 @@ def test_several_pictures_and_layers_are_a_grid(weights, pictures, tmp_path, cap
     (["explain", "W", "P", "--out", "x.png", "--layer", "layr3"], "Did you mean layer"),
     (["explain", "W", "P", "--out", "x.png", "--method", "gradcan"], "Did you mean gradcam"),
     (["explain", "W", "P", "--out", "x.png", "--alpha", "2"], "from 0 to 1"),
-    (["export", "W"], "no file to export")])
+    (["predict", "W", "P", "--device", "cdua"], "device 'cdua' cannot be used here"),
+    (["export", "W"], "no file to export"), (["export", "W", "--onnx", "EMPTY"], "empty is a folder")])
 def test_a_wrong_input_is_one_line(weights, pictures, tmp_path, monkeypatch, capsys, argv, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
