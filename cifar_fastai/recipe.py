@@ -102,11 +102,12 @@ class Recipe(Part):
             if inner and name == "lr" and not isinstance(now, LRFind):
                 raise InputError(f"{self._label()}: lr={now!r} is given, so {key} has no meaning. "
                                  'Leave it out, or let the rate be found: lr="find".')
-            if inner and name == "aug":
+            amends = isinstance(value, dict) and isinstance(now, policy.Policy) and "name" not in value
+            if name == "aug" and (inner or amends):
                 if not isinstance(now, policy.Policy):
                     raise InputError(f"aug={now!r} has no fields to change. Give a policy, such as "
                                      "policy.pad_crop_flip().")
-                new[name] = now.but(**{inner: value})
+                new[name] = now.but(**{inner: value} if inner else value)
             else: new[name] = self._amended(name, now, {inner: value} if inner else value)
         return replace(self, **new)
 

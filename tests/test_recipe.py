@@ -131,6 +131,9 @@ def test_a_variant_reaches_inside_a_part():
     two = base.but(**{"opt.wd": 1e-2, "opt.mom": .7, "aug.cutout": 16, "schedule.div": 10.0})
     assert (two.opt, two.aug.cutout, two.schedule.div) == (Optimizer("adamw", .7, 1e-2), 16, 10)
     assert two.but(opt=base.opt, aug=base.aug, schedule=base.schedule) == base
+    assert base.but(aug={"cutout": 16}) == base.but(**{"aug.cutout": 16}) and base.aug.pad
+    assert base.but(aug={"name": "pad_crop", "pad": 2}).aug == policy.pad_crop(2), "replaced as a whole"
+    with pytest.raises(InputError, match="unknown policy field 'cutuot'"): base.but(aug={"cutuot": 16})
 
 
 def test_another_schedule_begins_with_its_own_defaults_and_the_same_one_keeps_what_it_has():

@@ -72,10 +72,11 @@ class ImageData:
     ) -> tuple:          # (train_idx, holdout_idx) into x_train, int64
         "A stratified split of the training pictures by seed and content. None has a twin that trains"
         most = len(self.x_train) // 5
-        n = min(n, most)
+        several = np.flatnonzero(np.bincount(self.y_train)[self.y_train] > 1)     # an only picture trains
+        n = min(n, most, len(several) // 2)
         if n < 1: raise InputError(f"holdout of {n} pictures, expected 1 to {most}. Hold out others.")
         keys = content_keys(self.x_train, seed)
-        rest, held = without_doubles(stratified(keys, self.y_train, n), keys)
+        rest, held = without_doubles(several[stratified(keys[several], self.y_train[several], n)], keys)
         if not len(held): raise InputError("every picture to hold out is there twice. Remove the doubles.")
         return rest, held
 

@@ -124,7 +124,7 @@ PLACED = (PILMask, TensorMask, TensorPoint, TensorBBox, LabeledBBox)    # labels
 
 class AlbumentationsTransform(RandTransform):
     """Albumentations as a fastai item transform, for PIL pictures in any DataBlock. Labels pass untouched.
-    Must end in pictures (uint8 or float, H×W×3 or H×W): normalise with a batch transform.
+    Must end in pictures (uint8, H×W×3 or H×W): normalise with a batch transform.
     Raises: InputError beside masks, points, boxes or a picture as target, which would no longer fit."""
     split_idx, order = None, 2
 
@@ -225,6 +225,7 @@ def drawing_from(
     key: tuple[int, int],   # (seed, epoch)
     start: int,             # place of the first picture in the epoch's order
     split_idx: int | None,  # subset, 0: training
+    grown: bool = False,    # pictures that grow by epochs have their last size: for predictions
 ) -> Iterator[Callable[[int], None]]:
     """Every draw of the item transforms inside is a function of `key` and of the place in the epoch's order,
     block by block; what draws from the process's own generators goes by `start` alone, and they are as before
@@ -234,7 +235,8 @@ def drawing_from(
     random.seed(int(bits[0])), np.random.seed(bits[1])
     torch.random.default_generator.manual_seed(int(bits[0]))
     augs = [aug for t in tfms if (aug := t.of(split_idx)) is not None]
-    placed, position = [p for aug in augs for p in placed_in(aug)], count(start)
+    placed = [p for aug in augs for p in placed_in(aug) if not (grown and isinstance(p, SizeByEpoch))]
+    position = count(start)
 
     def place(index: int) -> None:
         k = next(position)

@@ -118,7 +118,7 @@ class BatchDL(TfmdDL):
             return self._labelled(store, store.take(self._items(idxs)), idxs)
         tfms = [t for t in self.after_item.fs if isinstance(t, AlbumentationsTransform)]
         key = self.seed, epoch if self._split_idx in (0, None) else 0
-        with drawing_from(tfms, key, start, self._split_idx) as place:
+        with drawing_from(tfms, key, start, self._split_idx, grown=not self.shuffle) as place:
             if store is None: return self.do_batch(self._one_by_one(idxs, place))
             with one_thread(): x = _augmented(store, aug, self._items(idxs), place)
             return self._labelled(store, x, idxs)
@@ -146,9 +146,9 @@ class BatchDL(TfmdDL):
 
     def _name(self, i: int) -> str:
         items = getattr(self.dataset, "items", None)
-        item, first = i if items is None else items[i], self._first_tfms()
+        item, first = i if items is None else getattr(items, "iloc", items)[i], self._first_tfms()
         known = isinstance(item, (int, np.integer)) and first and isinstance(first[0], PictureOf)
-        return first[0].store.name(item) if known else f"item {str(item)[:200]}"
+        return first[0].store.name(item) if known else f"item {' '.join(str(item).split())[:200]}"
 
     def _first_tfms(self) -> list:
         tls = self.dataset.tls if isinstance(self.dataset, Datasets) else ()
@@ -211,6 +211,7 @@ def _plain_label(tfms, store: PictureStore) -> bool:
 
 def _indices(items) -> bool:
     if isinstance(items, np.ndarray): return items.dtype.kind == "i"
+    if hasattr(items, "iloc"): return False                   # a table, whose [0] is a column
     return len(items) > 0 and isinstance(items[0], (int, np.integer))
 
 

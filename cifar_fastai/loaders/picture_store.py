@@ -3,6 +3,7 @@
     store = PictureStore(load_data("digits"))
     store[0], store.y[0], store.name(0)      # (32,32,3) uint8, its label, what a person can find it by
 """
+import os
 from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class PictureStore:
         self.parts, self.n_train, self.classes = [data.x_train, data.x_test], len(data.x_train), data.classes
         self.y = np.concatenate([data.y_train, data.y_test])
         self.size, self.files = data.x_train.shape[1], (data.files_train, data.files_test)
-        self.tickets = None
+        self.mapped, self.seen, self.tickets = [_file(p) for p in self.parts], None, None
 
     def __len__(self): return len(self.y)
 
@@ -51,7 +52,9 @@ class PictureStore:
     def __getstate__(self):
         state = self.__dict__ | {"parts": None, "tickets": None}
         if get_spawning_popen() is None: return state | {"y": self.y[:0], "files": (None, None)}
-        if self.tickets is None: self.tickets = [_ticket(p) for p in self.parts]   # one for all workers
+        if self.seen != (seen := [_file(p) for p in self.parts]):                # one for all workers
+            same = [a == b for a, b in zip(seen, self.mapped)]
+            self.seen, self.tickets = seen, [_ticket(p, s) for p, s in zip(self.parts, same)]
         return state | {"parts": self.tickets}
 
     def __setstate__(self, state):
@@ -59,11 +62,22 @@ class PictureStore:
         if self.parts: self.parts = [t.numpy() if torch.is_tensor(t) else np.memmap(**t) for t in self.parts]
 
 
-def _ticket(x: np.ndarray):
-    "What a worker process needs to see `x`: where it is mapped from, or a copy in shared memory"
-    root = x
-    while isinstance(root.base, np.ndarray): root = root.base
-    if not isinstance(root, np.memmap) or not x.flags.c_contiguous:
+def _root(x: np.ndarray) -> np.ndarray:
+    while isinstance(x.base, np.ndarray): x = x.base
+    return x
+
+
+def _file(x: np.ndarray) -> tuple:
+    "Which file `x` is mapped from, if any: another process may put a new cache in its place"
+    try: about = os.stat(_root(x).filename)
+    except (AttributeError, OSError, TypeError): return ()
+    return about.st_dev, about.st_ino, about.st_mtime_ns
+
+
+def _ticket(x: np.ndarray, same: bool):
+    "What a worker process needs to see `x`: where it is mapped from, if still the same, or a shared copy"
+    root = _root(x)
+    if not isinstance(root, np.memmap) or not x.flags.c_contiguous or not same:
         return torch.from_numpy(np.array(x)).share_memory_()
     offset = root.offset + x.ctypes.data - root.ctypes.data
     return {"filename": root.filename, "dtype": x.dtype, "mode": "r", "offset": offset, "shape": x.shape}

@@ -62,8 +62,9 @@ class Cutout(A.ImageOnlyTransform):
         return {"corners": [(int(draw() * (h - s + 1)), int(draw() * (w - s + 1))) for _ in range(n)]}
 
     def apply(self, img, corners=(), **params):
-        img = img.copy()
-        for y, x in corners: img[y:y + self.size, x:x + self.size] = self.fill
+        img, fill = img.copy(), self.fill
+        if img.ndim == 2 and isinstance(fill, tuple): fill = sum(fill) / len(fill)      # a grey picture
+        for y, x in corners: img[y:y + self.size, x:x + self.size] = fill
         return img
 
 

@@ -81,12 +81,16 @@ class Workers:
         self.close()
 
     def _start(self):
-        """Begin an epoch. torch would raise errors out of a signal handler wherever the program stands when a
-        process dies; here that is noticed where a batch is waited for"""
+        """Begin an epoch, with new processes where those of before are dead or late. torch would raise errors
+        out of a signal handler wherever the program stands when one dies; here a batch is waited for first"""
         main = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
         before = signal.getsignal(signal.SIGCHLD) if main else None
         try:
-            with _ctrl_c_waits(): self.started = iter(self.loader)
+            with _ctrl_c_waits():
+                try: self.started = iter(self.loader)
+                except (RuntimeError, OSError):
+                    self._kill()
+                    self.started = iter(self.loader)
         finally:
             if before is not None: signal.signal(signal.SIGCHLD, before)
         if getattr(self.started, "_worker_pids_set", False):   # nor by the handler of another loader

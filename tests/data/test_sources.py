@@ -13,7 +13,7 @@ from official import NAMES10, PY10, members_of, rows_of, tar
 from PIL import Image
 
 from cifar_fastai.data import sources as search
-from cifar_fastai.data.image_data import content_keys, shared_pictures, statistics
+from cifar_fastai.data.image_data import ImageData, content_keys, shared_pictures, statistics
 from cifar_fastai.data.sources import load_data
 from cifar_fastai.errors import InputError
 
@@ -141,6 +141,16 @@ def test_limit_and_holdout_follow_content_and_seed_not_file_order():
     held, held_other = (d.x_train[d.holdout(40)[1]] for d in (data, other))
     assert np.array_equal(held, held_other)
     assert pictures(held) != pictures(data.x_train[data.holdout(40, seed=1)[1]])
+
+
+def test_the_only_picture_of_a_class_trains():
+    rng = np.random.default_rng(0)
+    y = np.array([0] * 30 + [1] * 30 + [2])
+    x = rng.integers(0, 256, (len(y), 8, 8, 3), np.uint8)
+    data = ImageData(x, y, x[:3], np.arange(3), tuple("abc"), "made", "", (.5,) * 3, (.2,) * 3)
+    for seed in range(5):
+        train, held = data.holdout(seed=seed)
+        assert set(y[train]) == {0, 1, 2} and set(y[held]) == {0, 1} and len(train) + len(held) == len(y)
 
 
 def test_holdout_is_a_stratified_part_of_a_fifth_at_most():

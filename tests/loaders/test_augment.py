@@ -306,6 +306,15 @@ def test_pictures_of_one_channel_stay_so():
     assert type(out) is PILImageBW and (np.asarray(out) == grey[:, ::-1]).all()
 
 
+@pytest.mark.parametrize("aug", [policy.pad_crop_flip_cutout(cutout=6), policy.pad_crop(cutout=6, fill=7)])
+def test_a_policy_covers_a_square_of_a_picture_of_one_channel_with_one_value(aug):
+    from fastai.vision.core import PILImageBW
+    tfm = AlbumentationsTransform(aug.but(pad=0, flip=0.), size=16, mean=(.2, .4, .6))
+    out = np.asarray(tfm(PILImageBW.create(np.full((16, 16), 255, np.uint8)), split_idx=0))
+    assert out.shape == (16, 16) and (out != 255).sum() == 36
+    assert set(out[out != 255]) == {7 if aug.fill == 7 else 102}
+
+
 def test_the_compose_that_a_user_gave_stays_as_it_was():
     given = A.Compose([A.HorizontalFlip(p=.5), A.RandomCrop(12, 12)], seed=7)
     twin = A.Compose([A.HorizontalFlip(p=.5), A.RandomCrop(12, 12)], seed=7)
@@ -408,6 +417,14 @@ def test_pictures_grow_with_the_epoch_and_those_of_validation_do_not(learnable):
     sides = [[tuple(x.shape[2:]) for x, _ in dls.train] for _ in range(5)]
     assert [set(s) for s in sides] == [{(8, 8)}, {(8, 8)}, {(12, 12)}, {(16, 16)}, {(16, 16)}]
     assert {tuple(x.shape[2:]) for x, _ in dls.valid} == {(16, 16)}
+
+
+def test_predictions_of_augmented_pictures_are_of_full_size(learnable, learner):
+    "`tta` tells its loader the number of a view as if it were an epoch"
+    learn, seen = learner(cifar_dataloaders(learnable, 32, GROWS, num_workers=0, device="cpu")), []
+    learn.model.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[-1]))
+    learn.tta(n=3), learn.get_preds(ds_idx=0)
+    assert set(seen) == {16} and len(seen) > 8
 
 
 def test_a_smaller_picture_is_the_mean_of_its_places(learnable):

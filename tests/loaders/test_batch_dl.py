@@ -1,7 +1,10 @@
 """A batch is a pure function of (seed, epoch, batch number), whoever makes it."""
+from pathlib import Path
+
 import albumentations as A
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fastai.data.transforms import get_image_files
@@ -157,6 +160,24 @@ def test_it_serves_any_other_datablock_too(tmp_path):
     shown = [[epoch(dls.train) for _ in range(2)] for dls in
              (block.dataloaders(tmp_path, bs=4, num_workers=n, device="cpu") for n in (0, 2))]
     assert shown[0] == shown[1] and shown[0][0] != shown[0][1]
+
+
+def test_it_serves_a_table_too_and_names_the_row_that_cannot_be_read(tmp_path):
+    from fastai.data.block import CategoryBlock, DataBlock
+    from fastai.data.transforms import ColReader, RandomSplitter
+    from fastai.vision.data import ImageBlock
+    from made import picture_folder
+    picture_folder(tmp_path, n=6)
+    files = sorted(map(str, get_image_files(tmp_path)))
+    table = pd.DataFrame({"file": files, "label": [f.split("/")[-2] for f in files]})
+    block = DataBlock((ImageBlock, CategoryBlock), dl_type=BatchDL, get_x=ColReader("file"),
+                      get_y=ColReader("label"), splitter=RandomSplitter(seed=0))
+    made = [block.dataloaders(table, bs=4, num_workers=n, device="cpu").train for n in (0, 2)]
+    assert epoch(made[0]) == epoch(made[1]) and made[0].one_batch()[0].shape[:2] == (4, 3)
+    for f in files: Path(f).unlink()
+    with pytest.raises(LoaderError, match="item file .* could not be made: FileNotFound") as error:
+        epoch(made[0])
+    assert "\n" not in str(error.value)
 
 
 # workers

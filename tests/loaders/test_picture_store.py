@@ -1,5 +1,6 @@
 """Pictures under one index, shared with workers and left out of other pickles."""
 import copy
+import os
 import pickle
 from multiprocessing import context, reduction
 
@@ -42,10 +43,16 @@ def test_a_pickle_holds_no_pictures_and_a_copy_shares_them(store):
     assert copy.deepcopy({"a": store})["a"][3] is not None and copy.deepcopy(store) is store
 
 
+class Passed:
+    "A file that a child has open, too"
+    def __init__(self, fd): self.fd = os.dup(fd)
+    def detach(self): return self.fd
+
+
 def sent(store, monkeypatch):
     "`store` as a spawned worker gets it, and how many bytes the pickle had"
     monkeypatch.setattr(context._tls, "spawning_popen", type("Popen", (), {
-        "duplicate_for_child": staticmethod(lambda fd: fd), "DupFd": None})(), raising=False)
+        "duplicate_for_child": staticmethod(lambda fd: fd), "DupFd": Passed})(), raising=False)
     data = bytes(reduction.ForkingPickler.dumps(store))
     monkeypatch.setattr(context._tls, "spawning_popen", None)
     return pickle.loads(data), len(data)
@@ -59,6 +66,20 @@ def test_a_mapped_file_is_mapped_again_in_a_spawned_worker(learnable, tmp_path, 
     there, size = sent(store, monkeypatch)
     assert size < 6000 and all(isinstance(p, np.memmap) for p in there.parts)
     assert all((there[i] == store[i]).all() for i in range(len(store)))
+
+
+def test_a_cache_that_was_made_anew_does_not_reach_the_workers(learnable, tmp_path, monkeypatch):
+    "They would show its pictures under the labels of before"
+    from dataclasses import replace
+    old, new = tmp_path / "ü.npy", tmp_path / "new.npy"
+    np.save(old, learnable.x_train)
+    store = PictureStore(replace(learnable, x_train=np.load(old, mmap_mode="r")))
+    for _ in range(2):
+        there, _size = sent(store, monkeypatch)
+        assert all((there[i] == store[i]).all() for i in range(len(store)))
+        np.save(new, learnable.x_train[::-1])
+        os.replace(new, old)
+    assert (store[0] == learnable.x_train[0]).all() and not isinstance(there.parts[0], np.memmap)
 
 
 @pytest.mark.parametrize("o", ["path", "str", "bytes", "array", "tensor", "pil", "index"])

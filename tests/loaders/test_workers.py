@@ -38,6 +38,19 @@ def test_batches_come_in_order_from_the_same_processes_each_time():
     workers.close()
 
 
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
+def test_processes_that_are_gone_or_late_between_two_epochs_are_replaced(how, monkeypatch):
+    "A batch is a function of its key: nothing is lost"
+    monkeypatch.setattr(workers, "LOOK", .5)
+    pool = Workers(make, 2)
+    list(pool.batches([1, 2], str))
+    before = pids(pool)
+    os.kill(before[0], how)
+    time.sleep(.1)
+    assert [b[0] for b in pool.batches([3, 4], str)] == [3, 4] and not set(pids(pool)) & set(before)
+    pool.close()
+
+
 def test_an_error_comes_back_as_it_was_raised_and_the_next_epoch_goes_on():
     workers = Workers(make, 2)
     with pytest.raises(InputError, match="^seven is too many$"): list(workers.batches([1, 7, 2], str))
