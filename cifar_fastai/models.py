@@ -118,8 +118,9 @@ class _Airbench(nn.Module):
         self.fc      = nn.Linear(256, n_out, bias=False)
         for m in self.modules():
             if isinstance(m, nn.Conv2d): nn.init.dirac_(m.weight[:m.in_channels])    # passes its input on
-            if isinstance(m, nn.BatchNorm2d): m.momentum, m.weight.requires_grad = 0.4, False
-        self.stem[0].weight.requires_grad = False
+            if isinstance(m, nn.BatchNorm2d): m.momentum = 0.4
+            if isinstance(m, nn.BatchNorm2d) or m is self.stem[0]:
+                m.weight.requires_grad, m.fixed = False, ("weight",)      # whatever is unfrozen
         nn.init.zeros_(self.stem[0].bias)
         nn.init.normal_(self.fc.weight, std=1 / 256)
 

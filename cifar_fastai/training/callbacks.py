@@ -78,9 +78,11 @@ def metric_names(recorder) -> list[str]:
 
 
 def epoch_row(recorder) -> dict:
-    """The epoch's losses and metrics by name; empty where a loop that was called within the epoch has emptied
-    the Recorder, as on a stock Learner"""
-    names = metric_names(recorder)
+    """The epoch's losses and metrics by name, of what was not cut short; empty where a loop that was called
+    within the epoch has emptied the Recorder, as on a stock Learner"""
+    cut, of_training = vars(recorder), 1 + len(recorder.metrics) * bool(recorder.train_metrics)
+    names = [n for k, n in enumerate(metric_names(recorder))
+             if not cut.get("cancel_train" if k < of_training else "cancel_valid")]
     values = [v for v in recorder.log[1:] if not (isinstance(v, str) and TIME.fullmatch(v))]
     return dict(zip(names, values)) if len(values) == len(names) else {}
 
@@ -95,7 +97,7 @@ class EpochSeed(Callback):
     def before_fit(self):
         self.run = not inside_fit(self.learn)
         if not self.run: return
-        self.state, self.counts = torch.random.get_rng_state(), fitting(self.learn)
+        self.state, self.counts = None, fitting(self.learn)
         self.on_cpu = all(p.device.type == "cpu" for p in self.model.parameters())
 
     def before_validate(self):
@@ -103,12 +105,16 @@ class EpochSeed(Callback):
         if hasattr(self.dl, "set_epoch"): self.dl.set_epoch(self.learn.epoch)
 
     def before_train(self):
+        if self.state is None: self.state = torch.random.get_rng_state()
         self.first = getattr(self.dl, "skip", 0)
         if hasattr(self.dl, "set_epoch"): self.dl.set_epoch(self.done + self.epoch, self.first)
+        self._draw_from(2**32 - 1)       # the order and the workers' seeds of a loader of torch
 
     def before_batch(self):
-        if not self.training: return
-        place = self.seed, self.done + self.epoch, self.first + self.iter
+        if self.training: self._draw_from(self.first + self.iter)
+
+    def _draw_from(self, batch: int):
+        place = self.seed, self.done + self.epoch, batch
         seed = int(np.random.SeedSequence((*place, rank()) if rank() else place).generate_state(1)[0])
         # `torch.manual_seed` asks at each call for every kind of device that torch knows, 0.5 ms in all
         if self.on_cpu: torch.random.default_generator.manual_seed(seed)

@@ -25,7 +25,7 @@ from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import TensorBase, norm_bias_params
+from fastai.torch_core import TensorBase
 from fastcore.basics import listify
 from fastcore.xtras import ContextManagers
 from torch import nn
@@ -33,13 +33,13 @@ from torch import nn
 from ..errors import InputError
 from ..loaders import LoaderError, worker_failed
 from ..machine import keep_freed_memory
-from ..models import check_head, create_model, head_of, layer_groups, wrong_head, zero_residuals
+from ..models import check_head, create_model, layer_groups, wrong_head, zero_residuals
 from ..parts import Build, Loss, LRFind, OneCycle, Optimizer
 from ..processes import join, launched
 from .callbacks import EpochSeed, EpochTable, look, loops
 from .losses import create_loss
 from .lr_finder import find_rate
-from .optimizers import TorchOptimizer, optimizer
+from .optimizers import TorchOptimizer, groups_apart, norms_and_biases, optimizer
 from .precision import Precision, ToPrecision, choose_precision
 from .progress import WatchProgress, watched
 from .records import DeviceRecorder, mean_metric
@@ -94,7 +94,8 @@ class ImageLearner(ToPrecision, Learner):
     def _with_events(self, f, event_type, ex, final=lambda: None):
         try: super()._with_events(f, event_type, ex, final)
         except BaseException as e:
-            if event_type not in ("fit", "validate"): raise
+            alone = event_type == "validate" and "fit" not in loops(self)
+            if event_type != "fit" and not alone: raise
             self.cleanup()
             if not str(e).startswith("DataLoader worker"): raise
             raise LoaderError(worker_failed(str(e), f"batch {self.iter} of epoch {self.epoch}")) from e
@@ -120,18 +121,20 @@ class ImageLearner(ToPrecision, Learner):
         try: super().fit(*args, **kwargs)
         finally: self.logger = logger
 
+    def freeze_to(self, n):
+        "fastai's; what a net says is `fixed`, as the whitened stem of `airbench`, does not train for it"
+        super().freeze_to(n)
+        for m in self.model.modules():
+            for name in vars(m).get("fixed", ()): getattr(m, name).requires_grad_(False)
+
     def create_opt(self):
         "fastai's; what has a rate or decay of its own is no layer group, which `freeze` would take it for"
         super().create_opt()
-        apart, head = [], head_of(self.model)
-        if isinstance(self.opt, OptimWrapper) and not self.wd_bn_bias:
-            apart.append((norm_bias_params(self.model, with_bias=True), 1.0, 0.0))
-        if self.bias_lr != 1:
-            own = {id(p) for p in head}
-            biases = [p for n, p in self.model.named_parameters() if n.endswith("bias") and id(p) not in own]
-            apart.append((biases, self.bias_lr, 1 / self.bias_lr if self.wd_bn_bias else 0.0))
-        if self.head_lr != 1: apart.append((head, self.head_lr, 1 / self.head_lr))
-        if self.head_lr != 1 and not self.wd_bn_bias: apart.append((head[1:], self.head_lr, 0.0))
+        spared = [] if self.wd_bn_bias else norms_and_biases(self.model)
+        if not isinstance(self.opt, OptimWrapper):
+            for p in spared: self.opt.state[p]["do_wd"] = False
+            spared = []
+        apart = groups_apart(self.model, spared, self.bias_lr, self.head_lr)
         if apart and not isinstance(self.opt, TorchOptimizer):
             raise InputError("wd_norm_bias=False, bias_lr and head_lr do nothing to fastai's optimisers. "
                              "Give one by name, or as `training.optimizers.TorchOptimizer`.")

@@ -11,12 +11,15 @@ from itertools import islice
 import torch
 from fastai.callback.training import GradientAccumulation
 from fastai.optimizer import Lamb, Larc, OptimWrapper, QHAdam, detuplify_pg, ranger, set_item_pg
-from torch import Tensor
+from fastai.torch_core import norm_bias_params
+from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
 from ..errors import UnknownName
+from ..models import head_of
 
-__all__ = ["KernelMuon", "OPTIMIZERS", "TorchOptimizer", "batches_a_step", "optimizer"]
+__all__ = ["KernelMuon", "OPTIMIZERS", "TorchOptimizer", "batches_a_step", "groups_apart",
+           "norms_and_biases", "optimizer"]
 
 
 class KernelMuon(torch.optim.Optimizer):
@@ -143,6 +146,29 @@ class _Hypers(dict):
         super().__setitem__(k, v)
 
     def __reduce__(self): return dict, (dict(self),)   # a copy is of the numbers, not of the optimiser
+
+
+def norms_and_biases(model: nn.Module) -> list[nn.Parameter]:
+    "fastai's `norm_bias_params`, and the scales of group norms, which it does not know"
+    scales = [m.weight for m in model.modules() if isinstance(m, nn.GroupNorm) and m.affine]
+    return [*norm_bias_params(model, with_bias=True), *scales]
+
+
+def groups_apart(
+    model: nn.Module,
+    spared: list[nn.Parameter],     # that have no decay
+    bias_lr: float,                 # rate of the biases but the head's, × the others'; decay ÷ it
+    head_lr: float,                 # the same of the last linear layer
+) -> list[tuple]:                   # parameters, factor of their rate, factor of their decay
+    "What `TorchOptimizer.set_apart` is to do, in this order"
+    apart, head = [(spared, 1.0, 0.0)] if spared else [], head_of(model)
+    if bias_lr != 1:
+        own = {id(p) for p in head}
+        biases = [p for n, p in model.named_parameters() if n.endswith("bias") and id(p) not in own]
+        apart.append((biases, bias_lr, 0.0 if spared else 1 / bias_lr))
+    if head_lr != 1: apart.append((head, head_lr, 1 / head_lr))
+    if head_lr != 1 and spared: apart.append((head[1:], head_lr, 0.0))
+    return apart
 
 
 def batches_a_step(learn) -> int:

@@ -3,6 +3,7 @@
     learn.fit(20, cbs=KeepBest())          # afterwards the Learner has the weights of its best epoch
 """
 import logging
+from contextlib import suppress
 
 import torch
 from fastai.callback.core import Callback
@@ -74,6 +75,7 @@ class DeviceRecorder(Recorder):
 
     def cleanup(self):
         "Put back what the last fit recorded, after a pass that only predicts"
+        with suppress(RuntimeError): self.fetch()      # a device that failed gives nothing any more
         vars(self).update(self.kept)
         self.kept = {}
 
@@ -93,7 +95,7 @@ class DeviceRecorder(Recorder):
 
     def fetch(self):
         "Bring the losses recorded so far to the CPU"
-        new = [k for k, v in enumerate(self.losses) if v.device.type != "cpu"]
+        new = [k for k, v in enumerate(vars(self).get("losses", ())) if v.device.type != "cpu"]
         if not new: return
         fetched = torch.stack([self.losses[k] for k in new]).cpu()
         for k, v in zip(new, fetched): self.losses[k] = v
@@ -117,10 +119,12 @@ def check_metric(learn, name: str) -> None:
 def validated(
     learn,
     name: str,     # "valid_loss", "accuracy" …
-) -> float:
-    "The last epoch's value of a metric. Raises: InputError where it is not known or nothing was validated"
+) -> float | None:
+    """The last epoch's value of a metric; None of an epoch that was passed over.
+    Raises: InputError where it is not known or nothing was validated"""
     check_metric(learn, name)
-    row = epoch_row(learn.recorder)
+    row, recorder = epoch_row(learn.recorder), learn.recorder
+    if not row and len(recorder.log) <= 1 + recorder.add_time: return None
     if not row:
         raise InputError("a callback called validate, get_preds or tta before the epoch was recorded, which "
                          "empties fastai's record. Give it an order above 60, or use `cifar_learner`.")
@@ -143,7 +147,9 @@ class KeepBest(Callback):
         self.best, self.best_epoch, self.weights = None, None, None
 
     def after_epoch(self):
-        now = validated(self.learn, "accuracy"), -validated(self.learn, "valid_loss")
+        now = validated(self.learn, "accuracy"), validated(self.learn, "valid_loss")
+        if None in now: return
+        now = now[0], -now[1]
         if self.best is not None and now <= tuple(self.best): return
         self.best, self.best_epoch = now, self.epoch + 1
         self.weights = {k: v.detach().clone() for k, v in self.learn.model.state_dict().items()}

@@ -126,6 +126,7 @@ class PlateauSchedule(RecordedSchedule):
 
     def after_epoch(self):
         loss = validated(self.learn, "valid_loss")
+        if loss is None: return
         better = loss < self.best * (1 - self.threshold)
         self.best, self.bad = (loss, 0) if better else (self.best, self.bad + 1)
         if self.cooling: self.cooling, self.bad = self.cooling - 1, 0

@@ -5,7 +5,7 @@
 from fastai.callback.core import Callback
 from fastai.torch_core import get_model
 
-from ..training import fitting
+from ..training import fitting, inside_fit
 
 __all__ = ["Compiled"]
 
@@ -23,6 +23,10 @@ class Compiled(Callback):
         if fitting(self.learn): get_model(self.learn.model).compile(**self.options)
 
     def after_train(self): self.cleanup()
+
+    def after_fit(self):
+        "Also of one that was cancelled within an epoch; a look from within a fit ends nothing"
+        if not inside_fit(self.learn): self.cleanup()
 
     def cleanup(self):
         "The plain net, also where a fit is interrupted"

@@ -6,10 +6,13 @@ import pytest
 import torch
 from fastai.callback.core import Callback, CancelValidException
 from fastai.callback.progress import CSVLogger
+from fastai.callback.training import ShortEpochCallback
+from fastai.data.core import DataLoaders
 from fastai.learner import Learner, Metric
 from fastai.metrics import F1Score, accuracy, error_rate
 from stock import Net, stock_dls
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from cifar_fastai.training.callbacks import EpochSeed, EpochTable, fitting
 from cifar_fastai.training.progress import WatchProgress
@@ -111,9 +114,20 @@ def test_only_a_fit_that_is_not_silenced_is_tabulated(learner, capsys):
 
 def test_a_loss_that_is_missing_is_a_dash_and_no_metric_is_no_column(capsys):
     def stop(self): raise CancelValidException
-    stock_learner(EpochTable()).fit(1, cbs=Callback(before_validate=stop))
+    learn = stock_learner(EpochTable())
+    learn.fit(1, cbs=Callback(before_validate=stop))
     head, row = (line.split() for line in capsys.readouterr().out.splitlines())
     assert head == ["epoch", "train", "loss", "valid", "loss", "rate", "time"] and row[2] == "-"
+    assert row[1] == f"{learn.recorder.values[0][0]:.4f}", "what was measured stays"
+
+
+def test_what_was_validated_stays_where_the_training_was_cut_short(learner, capsys):
+    learn = learner()
+    learn.logger = print
+    learn.fit(1, cbs=ShortEpochCallback(.5, short_valid=False))
+    row = capsys.readouterr().out.splitlines()[1].split()
+    loss, accurate = learn.recorder.values[0]
+    assert row[1:4] == ["-", f"{loss:.4f}", f"{accurate:.2%}"]
 
 
 def test_the_table_shows_every_metric_that_was_asked_for(learner, capsys):
@@ -209,3 +223,24 @@ def test_in_a_notebook_a_quiet_fit_shows_neither_a_bar_nor_fastais_rows(learner,
     learn.logger, learn.progress.quiet, learn.epoch_table.write = print, True, rows.append
     learn.fit(1)
     assert capsys.readouterr().out == "" and len(rows) == 2, "the table goes where it was told to"
+
+
+def of_torch(*cbs):
+    "A Learner on torch's own loaders, which shuffle by torch's generator, and the order that it met"
+    seen, data = [], TensorDataset(torch.randn(32, 8), torch.arange(32) % 4)
+    note = Callback(before_batch=lambda cb: cb.training and seen.append(cb.xb[0][:, 0].tolist()))
+    dls = DataLoaders(DataLoader(data, 8, shuffle=True), DataLoader(data, 8))
+    learn = Learner(dls, nn.Linear(8, 4), nn.CrossEntropyLoss(), cbs=[*cbs, note])
+    return learn.remove_cb(learn.progress), seen
+
+
+def test_the_order_of_a_loader_of_torch_goes_by_the_epoch_and_not_by_what_ran_before():
+    torch.manual_seed(3)
+    (learn, one), (other, two) = of_torch(EpochSeed(0)), of_torch(EpochSeed(0))
+    two_data = learn.dls.train.dataset.tensors
+    other.dls = DataLoaders(*(DataLoader(TensorDataset(*two_data), 8, shuffle=s) for s in (True, False)))
+    with learn.no_logging(), other.no_logging():
+        learn.fit(1), learn.fit(1)
+        torch.manual_seed(99)
+        other.fit(2)
+    assert one == two and one[:4] != one[4:] and sorted(sum(one[:4], [])) == sorted(sum(one[4:], []))

@@ -1,7 +1,8 @@
 """The best weights are those of the best epoch, by a holdout, never by the test set."""
 import pytest
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.training import ShortEpochCallback
 from fastai.metrics import error_rate
 from test_schedules import Pretended
 
@@ -50,3 +51,23 @@ def test_a_learner_without_accuracy_is_refused_before_it_trains(learner):
     learn, seen = learner(valid="holdout", metrics=error_rate), EachEpoch()
     with pytest.raises(InputError, match="unknown metric 'accuracy'"): learn.fit(2, cbs=[KeepBest(), seen])
     assert seen.weights == []
+
+
+def test_an_epoch_that_is_passed_over_is_not_the_best(learner):
+    class Skips(Callback):
+        def before_epoch(self):
+            if self.epoch == 1: raise CancelEpochException
+    class Said(Pretended):
+        def after_epoch(self):
+            if self.epoch != 1: super().after_epoch()
+    learn, keep = learner(valid="holdout"), KeepBest()
+    learn.fit(3, 0.1, cbs=[Said([3, 2, 2], [.2, .9, .4]), Skips(), keep])
+    assert keep.best_epoch == 3
+    learn.fit(3, 0.1, cbs=[again := KeepBest()], start_epoch=1)
+    assert again.best_epoch in (2, 3)
+
+
+def test_an_epoch_whose_training_was_cut_short_can_be_the_best(learner):
+    learn, keep = learner(valid="holdout"), KeepBest()
+    learn.fit(1, 0.1, cbs=[ShortEpochCallback(.5, short_valid=False), keep])
+    assert keep.best_epoch == 1 and keep.best[0] == pytest.approx(learn.recorder.values[0][1])

@@ -1,9 +1,10 @@
 """A callback that only looks changes nothing: weights and records are those of a fit without it (F31)."""
 import hashlib
+import signal
 
 import pytest
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelEpochException
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
@@ -252,3 +253,16 @@ def test_which_loop_is_at_work_is_known_on_a_stock_learner(look):
     learn.fit(1, cbs=Looks(LOOKS[look], order=100))
     LOOKS[look](learn)
     assert said == [(True, False), (False, True), (False, False)]
+
+
+def test_a_validation_that_is_passed_over_leaves_the_callbacks_of_the_fit_at_work(learner, capsys):
+    class Skips(Callback):
+        def before_validate(self):
+            if self.epoch == 0: raise CancelEpochException
+    maps, stop, handlers = GradCAMCallback("layer3", measure=False), StopOnSignal(), []
+    learn = learner()
+    learn.logger = print
+    learn.fit(3, cbs=[Skips(), maps, stop, Callback(after_epoch=lambda cb: handlers.append(
+        signal.getsignal(signal.SIGTERM)))])
+    assert set(maps.maps) == {0, 1, 2, 3} and len(capsys.readouterr().out.splitlines()) == 4
+    assert len(set(map(str, handlers))) == 1 and "StopOnSignal" in str(handlers[-1])

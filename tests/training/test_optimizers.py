@@ -32,9 +32,9 @@ class Nothing(nn.Module):
 
 
 @pytest.mark.parametrize("opt", ["sgd", "adamw", SGD, "lamb"])
-@pytest.mark.parametrize("wd_norm_bias", [True, False])
-def test_norms_and_biases_decay_only_if_asked_to(learner, opt, wd_norm_bias):
-    learn = learner(opt=opt, wd=.5, wd_norm_bias=wd_norm_bias, loss_func=Nothing())
+@pytest.mark.parametrize("wd_norm_bias, norm", [(True, "bn"), (False, "bn"), (False, "gn")])
+def test_norms_and_biases_decay_only_if_asked_to(learner, opt, wd_norm_bias, norm):
+    learn = learner(opt=opt, wd=.5, wd_norm_bias=wd_norm_bias, norm=norm, loss_func=Nothing())
     with torch.no_grad():
         for p in learn.model.parameters(): p.fill_(1)
     learn.fit(1, .1)

@@ -18,7 +18,7 @@ SIGNATURES = {   # of fastai 2.8.12; private ones first
     "Learner._do_epoch_validate": "(self, ds_idx=1, dl=None)",
     "ProgressCallback._launch_pbar": "(self)",
     "Learner.__exit__": "(self, exc_type, exc_value, tb)",
-    "Learner.no_bar": "(self)", "Learner.create_opt": "(self)",
+    "Learner.no_bar": "(self)", "Learner.create_opt": "(self)", "Learner.freeze_to": "(self, n)",
     "Learner.add_cb": "(self, cb)", "Learner.remove_cb": "(self, cb)",
     "Learner.fit": "(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, start_epoch=0)",
     "Learner.validate": "(self, ds_idx=1, dl=None, cbs=None)",

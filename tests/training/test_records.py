@@ -1,4 +1,5 @@
 """What is recorded is what fastai records."""
+from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 
@@ -6,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
 from fastai.interpret import ClassificationInterpretation
 from fastai.learner import AvgMetric, Learner, Recorder
 from fastai.losses import CrossEntropyLossFlat
@@ -137,3 +138,17 @@ def test_a_range_test_shows_its_own_losses(learner):
         learn.lr_find(num_it=30, stop_div=False, show_plot=False)
         learn.validate()
     assert len(learn.recorder.losses) == 30 and learn.recorder.lrs[-1] > 5
+
+
+@pytest.mark.parametrize("end", [CancelFitException, KeyboardInterrupt])
+def test_losses_are_fetched_also_where_a_fit_ends_within_an_epoch(learner, monkeypatch, end):
+    "On a GPU `plot_loss` would fail otherwise"
+    class Enough(Callback):
+        order = Recorder.order + 1
+        def after_batch(self):
+            if self.training and self.iter == 2: raise end
+    fetch, lengths = DeviceRecorder.fetch, []
+    monkeypatch.setattr(DeviceRecorder, "fetch", lambda self: (fetch(self), lengths.append(len(self.losses))))
+    learn = learner()
+    with suppress(KeyboardInterrupt): learn.fit(2, cbs=Enough())
+    assert len(learn.recorder.losses) == 3 == lengths[-1]

@@ -1,8 +1,9 @@
 """The steps of a fit are compiled; what looks at the net between them sees the plain one."""
 import pytest
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
 from fits import resumed_alike
+from stock import stock_learner
 from torch._dynamo.testing import CompileCounter
 
 from cifar_fastai.explain import GradCAMCallback
@@ -38,6 +39,15 @@ def test_maps_are_those_of_the_plain_net_and_a_range_test_compiles_nothing(learn
     for epoch, found in maps[0].maps.items():
         torch.testing.assert_close(maps[1].maps[epoch], found, atol=1e-4, rtol=0)
         assert found.std() > 0
+
+
+def test_a_fit_that_is_cancelled_within_an_epoch_leaves_the_plain_net(learner):
+    class Enough(Callback):
+        def after_batch(self):
+            if self.training and self.iter == 2: raise CancelFitException
+    for learn in (learner(), stock_learner()):
+        learn.fit(1, .05, cbs=[Compiled(backend=(counter := CompileCounter())), Enough()])
+        assert learn.model._compiled_call_impl is None and counter.frame_count >= 1
 
 
 def test_a_fit_that_fails_leaves_the_plain_net(learner):

@@ -128,6 +128,19 @@ def test_a_frozen_stem_holds_filters_and_their_negatives_and_does_not_train(froz
     assert not any(isinstance(cb, StemGradient) for cb in learn.cbs)
 
 
+@pytest.mark.parametrize("free", [lambda learn: learn.freeze(), lambda learn: learn.unfreeze(),
+                                  lambda learn: learn.fine_tune(1, .01)])
+def test_what_airbench_never_trains_stays_so_whatever_is_unfrozen(frozen, free):
+    learn, conv = frozen()
+    before, kernel = conv.weight.detach().clone(), learn.model.layer1[0].weight
+    first = kernel.detach().clone()
+    free(learn)
+    learn.fit(1, .01)
+    norms = [m for m in learn.model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert torch.equal(conv.weight, before) and norms and not any(m.weight.requires_grad for m in norms)
+    assert torch.equal(kernel, first) != kernel.requires_grad, "the control trains where it is not frozen"
+
+
 def test_on_grey_pictures_no_channel_of_a_frozen_stem_is_dead(frozen, digits):
     "Their three channels are one: most eigenvalues are 0, and a filter for nothing blows up rounding"
     learn, conv = frozen(digits)
