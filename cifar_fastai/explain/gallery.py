@@ -57,12 +57,13 @@ class Gallery:
 
     def _known(self, idxs) -> list[int]:
         idxs, last = listed(idxs), len(self) - 1
+        if not idxs: raise InputError("no pictures were given. Give one index or more.")
         for i in idxs:
             if not 0 <= i <= last: raise InputError(f"no picture {i}. Choose 0 to {last}.")
         return idxs
 
     def _classes(self, idxs: list[int], target: str | int) -> Tensor:
-        known = {"pred": self.decoded, "true": self.targs}
+        target, known = "pred" if target is None else target, {"pred": self.decoded, "true": self.targs}
         if isinstance(target, str) and target in known: return known[target][idxs]
         return torch.full((len(idxs),), target_of(target, self.names))
 
@@ -141,9 +142,9 @@ class Gallery:
             caption = f"{self._no_mistakes()} These have the largest losses.\n{caption}".rstrip()
         if not idx: return show_message(self._no_mistakes())
         groups = [[self._tile(i, p)] for i, p in zip(idx, self.pictures(idx))]
-        targets = [target] if isinstance(target, (str, int)) else list(target)
+        targets = list(target) if np.ndim(target) else [target]
         for t, maps in zip(targets, self._gradcams(idx, layer, targets, method, signed)):
-            word, classes = "why" if t == "pred" else "where", self._classes(idx, t)
+            word, classes = "why" if t in (None, "pred") else "where", self._classes(idx, t)
             titles = [f"{word} {short(self.names[c], 14)}" for c in classes]
             add_maps(groups, maps, titles, cmap, alpha, signed)
         return show_groups(groups, text, colorbar, cmap, signed, caption, **kwargs)

@@ -59,7 +59,8 @@ class GradCAMCallback(Callback):
 
     def _empty(self):
         "Before a fit: after epoch → raw maps, and the class each is for and the predicted one"
-        self.raw, self.beside, self.targets, self.predicted, self.evidence = {}, {}, {}, {}, []
+        self.raw, self.beside, self.targets, self.predicted = {}, {}, {}, {}
+        self.evidence, self.whole = [], False
 
     @property
     def maps(self) -> dict:
@@ -99,14 +100,22 @@ class GradCAMCallback(Callback):
         skipped = [cb._skip_to for cb in self.learn.cbs if isinstance(cb, SkipToEpoch)]
         self._take(max(skipped, default=0))        # a layer without a map is refused here
 
-    def before_epoch(self): self.trained = False
+    def before_epoch(self): self.trained = self.whole = False
     def before_train(self): self.trained = True        # not in the epochs that `start_epoch` skips
 
     def after_epoch(self):
-        epoch = self.epoch + 1
+        epoch, self.whole = self.epoch + 1, self.trained
         if self.cam is None or not self.trained or epoch % self.every and epoch < self.n_epoch: return
-        if not self._take(epoch): return
-        if self.measure and epoch == self.n_epoch: self._measure()
+        self._look(epoch, last=epoch == self.n_epoch)
+
+    def after_cancel_fit(self):
+        "Where others stop a fit when an epoch is over, that is its end; a signal or a NaN is none"
+        stopped = getattr(self.learn, "ending", None) is not None
+        if self.cam is not None and self.whole and not stopped: self._look(self.epoch + 1, last=True)
+
+    def _look(self, epoch: int, last: bool):
+        if epoch not in self.raw and not self._take(epoch): return
+        if self.measure and last: self._measure()
         if self.path is not None: self.save(self.path)
         self._to_tensorboard(epoch)
 

@@ -132,6 +132,7 @@ def clean_dl(
 ):                      # a new one
     "All the same items in their own order, without augmentation: training pictures as validation sees them"
     dl = learn.dls[ds_idx] if dl is None else dl
+    dl = vars(dl).get("dl", dl)            # what fastai's `DistributedDL` wraps
     ds = dl.dataset
     if getattr(ds, "split_idx", None) == 0:
         if isinstance(ds, Datasets): ds = type(ds)(tls=[_unaugmented(tl) for tl in ds.tls], n_inp=ds.n_inp)

@@ -55,8 +55,7 @@ def find_layers(
     layers: Layers,
 ) -> dict[str, nn.Module]:     # by dotted name, in the order asked for
     "The modules of `model` that `layers` means. Raises `InputError` with the nearest names otherwise"
-    named = dict(model.named_modules())
-    return {part: named[part] for parts in _maps(model, layers).values() for part in parts}
+    return {part: model.get_submodule(part) for parts in _maps(model, layers).values() for part in parts}
 
 
 def _maps(model: nn.Module, layers: Layers) -> dict[str, tuple[str, ...]]:
@@ -114,15 +113,15 @@ def undisturbed(
 
 
 @contextmanager
-def _hooked(model: nn.Module, layers: dict[str, nn.Module], n: int) -> Iterator[dict[str, Tensor]]:
-    "The dict into which a forward pass of `n` pictures puts the outputs of `layers`, ready for autograd"
+def _hooked(model: nn.Module, layers: dict[str, nn.Module], xb: Tensor) -> Iterator[dict[str, Tensor]]:
+    "The dict into which a forward pass of `xb` puts the outputs of `layers`, ready for autograd"
     kept = {}
 
     def hook(name):
         @torch.enable_grad()            # a model may run its body under no_grad
         def keep(module, args, out):
             if name in kept: raise runs_twice(name)
-            if not is_map(out, n): raise no_map(name, out, n, model)
+            if not is_map(out, xb): raise no_map(name, out, len(xb), model)
             kept[name] = out.clone() if out.requires_grad else out.detach().clone().requires_grad_()
             return kept[name].clone()
         return keep
@@ -165,7 +164,8 @@ class GradCAM:
         layers: Layers,        # see `find_layers`
     ):
         self.model = getattr(model, "_orig_mod", model)     # torch.compile skips hooks: take what it wraps
-        self.layers, self.parts = find_layers(self.model, layers), _maps(self.model, layers)
+        self.parts = _maps(self.model, layers)
+        self.layers = find_layers(self.model, [part for parts in self.parts.values() for part in parts])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -222,7 +222,7 @@ class GradCAM:
 
     def _part(self, xb: Tensor, target: Tensor | None, methods: dict) -> tuple[dict, Tensor, Tensor]:
         "Raw maps by layer, targets and logits, from one forward pass"
-        with _hooked(self.model, self.layers, len(xb)) as kept: logits = self.model(xb)
+        with _hooked(self.model, self.layers, xb) as kept: logits = self.model(xb)
         target, chosen = checks.target_logits(logits, target, len(xb))
         if not chosen.isfinite().all(): raise not_finite(self.model, xb)
         grads = _gradients(chosen.sum(), kept)       # of a sum: each picture meets only its own logit
@@ -234,23 +234,26 @@ class GradCAM:
 
 def stages_of(model: nn.Module) -> list[str]:
     "The names of a ResNet's stages, `layer1` and so on, from the first to the last"
-    return [name for name, _ in model.named_children() if re.fullmatch(r"layer\d+", name)]
+    parts = getattr(model, "_orig_mod", model).named_children()
+    return [name for name, _ in parts if re.fullmatch(r"layer\d+", name)]
 
 
 def default_layer(model: nn.Module) -> str:
     """A layer to look at: a ResNet's last stage with the detail of the one two below (`layer4+layer2`, see
-    docs/gradcam.md), the body of fastai's vision learners, or the last convolution"""
-    stages = stages_of(model)
+    docs/gradcam.md), the body of fastai's vision learners, or the last convolution. Of a `Sequential` of a
+    whole net and what prepares pictures or ends logits, the net's"""
+    model, stages = getattr(model, "_orig_mod", model), stages_of(model)
     if stages: return "+".join([stages[-1], *stages[-3:-2]])
-    if isinstance(model, nn.Sequential) and len(model) == 2: return "0"
+    if isinstance(model, nn.Sequential) and len(model) == 2:
+        first, second = ({type(m) for m in part.modules()} for part in model)
+        prepared = nn.Conv2d in second - first
+        if not (prepared or nn.Linear in first and not list(model[1].parameters())): return "0"
+        return "+".join(f"{int(prepared)}.{k}" for k in default_layer(model[int(prepared)]).split("+"))
     convs = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     if not convs: raise InputError("the model has no convolution to look into. Name a layer with layer=.")
     return convs[-1]
 
 
-def cam_of(
-    model: nn.Module,
-    layers: Layers | None = None,     # None: `default_layer`
-) -> GradCAM:
+def cam_of(model: nn.Module, layers: Layers | None = None) -> GradCAM:
     "`GradCAM` at the layers that were chosen, or at the default one"
     return GradCAM(model, default_layer(model) if layers is None else layers)

@@ -69,9 +69,12 @@ def target_logits(
     return target, logits.gather(1, target[:, None])
 
 
-def is_map(out, n: int) -> bool:
-    "Whether a layer's output has one float map per picture and channel"
-    return isinstance(out, Tensor) and out.is_floating_point() and out.ndim == 4 and len(out) == n
+def is_map(out, xb: Tensor) -> bool:
+    "Whether a layer's output has one float map per picture and channel; (N,H,W,C), as in a Swin, has none"
+    if not (isinstance(out, Tensor) and out.is_floating_point() and out.ndim == 4): return False
+    (H, W), (a, b, c) = xb.shape[-2:], out.shape[1:]
+    channels_last = a > 1 < b and a * W == b * H and b * W != c * H        # shaped as the picture is
+    return len(out) == len(xb) and not channels_last
 
 
 def no_map(name: str, out, n: int, model: nn.Module) -> InputError:

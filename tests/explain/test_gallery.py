@@ -7,7 +7,7 @@ from torch import nn
 from cifar_fastai.errors import InputError
 from cifar_fastai.explain.gallery import listed
 from cifar_fastai.explain.interpretation import ImageInterpretation
-from cifar_fastai.gradcam.cam import GradCAM, default_layer, stages_of
+from cifar_fastai.gradcam.cam import GradCAM, cam_of, default_layer, stages_of
 from cifar_fastai.gradcam.methods import heatmaps
 from cifar_fastai.models import custom_resnet, resnet18
 from cifar_fastai.plots.figures import offscreen, overlay, percent
@@ -163,6 +163,22 @@ def test_a_layer_is_chosen_for_the_nets_that_people_have():
     assert default_layer(nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3)), nn.Flatten())) == "0"
     assert default_layer(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten())) == "1"
     with pytest.raises(InputError, match="no convolution"): default_layer(nn.Linear(2, 2))
+
+
+def test_the_default_layer_is_one_of_the_net_behind_what_prepares_pictures_or_ends_logits():
+    assert default_layer(nn.Sequential(nn.BatchNorm2d(3), resnet18())) == "1.layer4+1.layer2"
+    assert default_layer(nn.Sequential(resnet18(), nn.LogSoftmax(1))) == "0.layer4+0.layer2"
+    compiled = torch.compile(resnet18())
+    assert cam_of(compiled).names == ("layer4+layer2",) and stages_of(compiled)[0] == "layer1"
+
+
+def test_a_target_may_be_a_number_of_any_kind_and_none_is_the_predicted_class(interp):
+    idx = [5, 6]
+    for kind, same in ((None, "pred"), (np.int64(1), 1), (torch.tensor(1), 1)):
+        ours, want = (interp.plot_gradcam(idx, layer="layer3", target=t) for t in (kind, same))
+        assert texts(ours) == texts(want)
+        assert all(np.array_equal(a, b) for a, b in zip(shown(ours), shown(want), strict=True))
+    with pytest.raises(InputError, match="no pictures were given"): interp.gradcam([])
 
 
 def test_one_index_or_many_of_any_type_are_a_list():

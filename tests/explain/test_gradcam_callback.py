@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.tracker import EarlyStoppingCallback
 from PIL import Image
 from stock import count_calls, stock_dls, stock_learner
 from tiny import CLASSES, learnable as make, tiny_net
@@ -246,6 +247,17 @@ def test_nothing_is_left_behind_whatever_ends_the_fit(learner, stock, error):
     assert len(cam.strip().axes) == 1 + len(cam.maps)
     learn.fit(1, .01, cbs=cam)
     assert list(cam.maps) == [0, 1] and cam.cam is None and cam.inputs is None
+
+
+@pytest.mark.parametrize("stock", [False, True])
+def test_an_epoch_at_which_others_end_the_fit_has_the_last_maps_and_evidence(learner, stock, monkeypatch):
+    monkeypatch.setattr(cam_callback, "affordable", lambda *_: 20)
+    learn, cam = stock_learner() if stock else learner(), GradCAMCallback("layer2", every=50)
+    stop = EarlyStoppingCallback("valid_loss", min_delta=10, patience=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        learn.fit(9, .01, cbs=[cam, stop])
+    assert list(cam.maps) == [0, learn.epoch + 1] and 1 < learn.epoch < 8 and cam.evidence
 
 
 def test_a_failing_map_leaves_the_model_as_it_was(learner):

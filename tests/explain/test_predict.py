@@ -165,3 +165,10 @@ def test_several_labels_a_picture_are_refused():
     block = DataBlock((ImageBlock, MultiCategoryBlock), get_x=first, get_y=lambda o: [o[1]])
     learn = stock_learner(block.dataloaders(items(20), bs=4, num_workers=0, device="cpu"))
     with pytest.raises(InputError, match="not one label a picture"): predicted(learn)
+
+
+def test_what_fastais_distributed_loader_wraps_is_read_in_its_own_order():
+    from fastai.distributed import DistributedDL
+    learn = stock_learner()
+    wrapped = DistributedDL(learn.dls.valid, rank=0, world_size=2)
+    torch.testing.assert_close(predict_once(learn, clean_dl(learn, dl=wrapped)).probs, predicted(learn).probs)

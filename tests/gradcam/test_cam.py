@@ -331,6 +331,31 @@ def test_a_compiled_model_is_taken_as_what_it_wraps(net, xb):
     close(cam(xb).raw, GradCAM(net, "body")(xb).raw, atol=0)
 
 
+class ChannelsLast(nn.Module):
+    "Its stage works on (N,H,W,C), as those of a Swin do"
+    def __init__(self):
+        super().__init__()
+        self.stem, self.stage = nn.Conv2d(3, 8, 2, 2), nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8))
+        self.permute, self.head = nn.Identity(), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.stage(self.stem(x).permute(0, 2, 3, 1))
+        return self.head(F.gelu(self.permute(x.permute(0, 3, 1, 2))).mean((2, 3)))
+
+
+def test_a_layer_whose_channels_come_last_has_no_map(xb):
+    torch.manual_seed(0)
+    net = ChannelsLast().double()
+    for pictures in (xb.double(), xb.double()[..., :12]):
+        with pytest.raises(InputError, match="'stage' has no map"): GradCAM(net, "stage")(pictures)
+        out = GradCAM(net, "permute")(pictures, 1)
+        torch.testing.assert_close(out.raw, plain_gradcam(net, "permute", pictures, [1] * len(xb)))
+
+
+def test_layers_may_come_from_a_generator(net):
+    assert GradCAM(net, (name for name in ["left", "body"])).names == ("left", "body")
+
+
 def test_a_model_without_parameters_works(xb):
     class Bright(nn.Module):
         def __init__(self): super().__init__(); self.pool = nn.AvgPool2d(4)
