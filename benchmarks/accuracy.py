@@ -323,6 +323,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--picture", type=Path, help="draw accuracy against work")
     args = parser.parse_args(argv)
     with report_errors():
+        if (args.page or args.picture) and not args.json.exists():
+            raise InputError(f"no results at {args.json}. Give the file that has them.")
         if args.picture:
             save_figure(drawn(read_rows(args.json), json.loads(ANCHORS.read_text())), args.picture, dpi=120)
         if args.page:

@@ -57,6 +57,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
     parser.add_argument("--json", type=Path, help="write the counts with machine and versions")
     args = parser.parse_args(argv)
+    if args.json: args.json.parent.mkdir(parents=True, exist_ok=True)        # not after the last kill
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         outcome = run(args.kills, Path(folder), args.seed, say=_say)

@@ -6,7 +6,6 @@ Without `--data` the pictures are coloured digits, so speed is measured and accu
 pictures it also trains `recipes.resnet18_20ep` for each seed, which is not counted in the minutes.
 """
 import argparse
-import json
 import tempfile
 import time
 from functools import partial
@@ -128,13 +127,15 @@ def main() -> None:
     args = parser.parse_args()
     from cifar_fastai import load_data
     from cifar_fastai.errors import report_errors
+    from cifar_fastai.files import write_json
     with report_errors(): data = load_data(args.data) if args.data else None
     rows = run(5, data, args.minutes)
     if isinstance(rows, str): raise SystemExit(rows)
     print(table(rows), flush=True)
     found = {"machine": machine(), "rows": [r.as_dict() for r in rows]}
+    if args.json: write_json(args.json, found)           # before the seeds, which take long
     if args.data: found["resnet18_20ep"] = _seeds(data, args.seeds)
-    if args.json: args.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    if args.json: write_json(args.json, found)
 
 
 def _seeds(data, n: int) -> dict:

@@ -39,6 +39,7 @@ def run(rounds: int = 5) -> str:
                 ours, theirs = start.Pipe()
                 process = start.Process(target=work, args=(theirs, precision, keep), daemon=True)
                 process.start()
+                theirs.close()                       # so that the end of a process that dies is heard
                 stack.callback(process.join)
                 stack.callback(ours.send, False)
                 name = f"{precision}, freed memory {'kept' if keep else 'given back'}"

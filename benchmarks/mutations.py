@@ -97,6 +97,7 @@ def copy(where: Path):
     shutil.copytree(ROOT / "cifar_fastai", where / "cifar_fastai", ignore=no_cache)
     (where / "tests" / "gradcam").mkdir(parents=True)
     for name in TESTS: shutil.copy(ROOT / "tests" / name, where / "tests" / name)
+    shutil.copytree(ROOT / "tests" / "helpers", where / "tests" / "helpers", ignore=no_cache)
 
 
 def red_tests(
@@ -104,7 +105,8 @@ def red_tests(
     most: int = 3,       # stop after this many
 ) -> list[str]:
     "Names of the tests that fail there. Raises `SystemExit` where they do not run or run on another copy"
-    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(where)}
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1",
+           "PYTHONPATH": os.pathsep.join(map(str, (where, where / "tests" / "helpers")))}
     def python(*args):
         return subprocess.run([sys.executable, *args], cwd=where, env=env, capture_output=True, text=True)
     found = python("-c", "import cifar_fastai; print(cifar_fastai.__file__)")

@@ -58,7 +58,7 @@ class Results:
         m = self.machine
         names = ("torch", "fastai", "albumentations")
         parts = [f"{k} {m['versions'][k]}" for k in names if k in m["versions"]]
-        return ", ".join([m["gpu"] or m["cpu"], f"{m['cores']} cores", *parts])
+        return ", ".join([*filter(None, [m["gpu"]]), m["cpu"], f"{m['cores']} cores", *parts])
 
 
 def markdown(results: Results) -> str:

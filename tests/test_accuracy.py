@@ -147,13 +147,22 @@ def test_machines_stand_above_a_table_of_one_and_in_each_line_of_a_table_of_seve
         "one, torch 2.15.0 |", "another, torch 2.15.0 |"]
 
 
+def test_pages_keep_their_tables_where_the_results_are_not_there(tmp_path, capsys):
+    page = Path(__file__).parents[1] / "README.md"
+    (copy := tmp_path / "page.md").write_text(page.read_text())
+    for flag in ("--page", "--picture"):
+        argv = [flag, str(copy), "--json", str(tmp_path / "typo.jsonl")]
+        with pytest.raises(SystemExit): accuracy.main(argv)
+        assert "no results at" in capsys.readouterr().err and copy.read_text() == page.read_text()
+
+
 def test_rates_refuses_what_it_tries_itself(tmp_path, capsys):
     with pytest.raises(SystemExit): accuracy.main(["digits", "--plan", "rates", "--bs", "64"])
     assert "--bs and --lr have no meaning for rates" in capsys.readouterr().err
 
 
 def test_every_label_of_the_picture_stands_inside_its_axes_and_no_tick_on_another():
-    names = "jpeg", "original pixels"
+    names = "jpeg", "cifar10"
     rows = [{"recipe": "a_recipe_with_a_long_name", "change": "as it is", "judged_on": "test", "data": name,
              "fingerprint": "f", "data_fingerprint": name, "petaflop": work, "accuracy": .9,
              "accuracy_tta": .91} for name in names for work in (.35, 3.3)]

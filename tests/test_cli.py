@@ -210,7 +210,7 @@ def test_a_folder_that_will_not_do_is_refused_by_name(tmp_path, make):
     ({"aug": "none"}, None)])
 def test_what_a_recipe_cannot_know_by_itself_is_refused_before_training(tmp_path, kwargs, says):
     if says is None:   # the control: this one would train
-        with pytest.raises(ValueError): refused(tmp_path, recipe=small.but(**kwargs))
+        with pytest.raises(ValueError, match="unpack"): refused(tmp_path, recipe=small.but(**kwargs))
     else: assert says in refused(tmp_path, recipe=small.but(**kwargs))
 
 

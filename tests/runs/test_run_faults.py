@@ -56,8 +56,9 @@ def epochs_saved(folder) -> list: return [p.stem for p in CheckpointStore(folder
 # ---------------------------------------------------------------- F1: killed
 
 def test_F1_killed_at_random_moments_and_lines_of_a_save_runs_end_with_the_same_bytes(tmp_path):
-    outcome = faults.run(5, tmp_path, seed=int(time.time()), figures=99)
-    assert outcome.wrong == [] and outcome.control, "the control: another seed ends elsewhere"
+    outcome = faults.run(5, tmp_path, seed=(seed := int(time.time())), figures=99)
+    assert outcome.wrong == [], f"moments of seed {seed}"
+    assert outcome.control, "the control: another seed ends elsewhere"
     assert (outcome.killed, outcome.resumed, outcome.identical) == (5, 5, 5)
     assert outcome.of_lines > 50 and len(outcome.lines) == 3
 
@@ -65,8 +66,9 @@ def test_F1_killed_at_random_moments_and_lines_of_a_save_runs_end_with_the_same_
 @pytest.mark.slow
 @pytest.mark.timeout(1200)                # 40 runs, all figures in some: a minute where nothing else runs
 def test_F1_killed_twenty_times(tmp_path):
-    outcome = faults.run(20, tmp_path, seed=int(time.time()))
-    assert outcome.wrong == [] and outcome.passes and outcome.killed == 20
+    outcome = faults.run(20, tmp_path, seed=(seed := int(time.time())))
+    assert outcome.wrong == [], f"moments of seed {seed}"
+    assert outcome.passes and outcome.killed == 20
 
 
 @pytest.mark.slow
