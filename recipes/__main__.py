@@ -149,7 +149,9 @@ def _app(argv: list[str]) -> None:
     from cifar_fastai.serve import Classifier, build_app, mistakes_of
     app = build_app(Classifier.load(args.run, args.device), mistakes_of(args.run))
     try: app.launch(server_name=args.host, server_port=args.port, quiet=True, prevent_thread_lock=True)
-    except OSError as e: raise InputError(f"the app cannot listen: {e}. Give another --port.") from e
+    except OSError as e:
+        said = str(e).rstrip(". ")
+        raise InputError(f"the app cannot listen: {said}. Give another --port or --host.") from e
     print(f"at {app.local_url}; Ctrl-C ends it", flush=True)
     app.block_thread()
 

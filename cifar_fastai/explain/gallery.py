@@ -42,7 +42,8 @@ class Gallery:
         signed: bool = False,             # keep what speaks against the class, as negative numbers
     ) -> dict[str, np.ndarray]:           # layer → (n,H,W) in 0…1; in -1…1 where signed
         "Grad-CAM maps of the pictures at `idxs`, on one scale with those of their predicted classes"
-        return self._gradcams(self._known(idxs), layer, [target], method, signed)[0]
+        if not (idxs := self._known(idxs)): raise InputError("no pictures were given. Give one or more.")
+        return self._gradcams(idxs, layer, [target], method, signed)[0]
 
     def _gradcams(self, idxs: list[int], layer, targets: Sequence, method: str, signed: bool) -> list[dict]:
         "The maps for each target, those of one picture and layer on one scale"
@@ -57,7 +58,6 @@ class Gallery:
 
     def _known(self, idxs) -> list[int]:
         idxs, last = listed(idxs), len(self) - 1
-        if not idxs: raise InputError("no pictures were given. Give one index or more.")
         for i in idxs:
             if not 0 <= i <= last: raise InputError(f"no picture {i}. Choose 0 to {last}.")
         return idxs
@@ -136,13 +136,14 @@ class Gallery:
         predicted and true class. The maps of one picture share a scale: a faint one has little to say"""
         asked = hasattr(k, "__iter__")
         idx = self._known(k) if asked else self.misclassified(k).tolist()
+        one = isinstance(target, str) or not hasattr(target, "__iter__") or getattr(target, "ndim", 1) == 0
+        targets = [target] if one else list(target)
         if not (idx or asked):
             idx = self.top_losses(k)[1].tolist()
-            if target in (("pred", "true"), ["pred", "true"]): target = "pred"       # twice the same
+            if targets == ["pred", "true"]: targets = ["pred"]       # twice the same
             caption = f"{self._no_mistakes()} These have the largest losses.\n{caption}".rstrip()
         if not idx: return show_message(self._no_mistakes())
         groups = [[self._tile(i, p)] for i, p in zip(idx, self.pictures(idx))]
-        targets = list(target) if np.ndim(target) else [target]
         for t, maps in zip(targets, self._gradcams(idx, layer, targets, method, signed)):
             word, classes = "why" if t in (None, "pred") else "where", self._classes(idx, t)
             titles = [f"{word} {short(self.names[c], 14)}" for c in classes]

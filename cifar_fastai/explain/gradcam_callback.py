@@ -60,7 +60,7 @@ class GradCAMCallback(Callback):
     def _empty(self):
         "Before a fit: after epoch → raw maps, and the class each is for and the predicted one"
         self.raw, self.beside, self.targets, self.predicted = {}, {}, {}, {}
-        self.evidence, self.whole = [], False
+        self.evidence, self.whole = [], 0         # `whole`: the epoch that is over, 0 within one
 
     @property
     def maps(self) -> dict:
@@ -100,18 +100,20 @@ class GradCAMCallback(Callback):
         skipped = [cb._skip_to for cb in self.learn.cbs if isinstance(cb, SkipToEpoch)]
         self._take(max(skipped, default=0))        # a layer without a map is refused here
 
-    def before_epoch(self): self.trained = self.whole = False
+    def before_epoch(self): self.trained, self.whole = False, 0
     def before_train(self): self.trained = True        # not in the epochs that `start_epoch` skips
 
     def after_epoch(self):
-        epoch, self.whole = self.epoch + 1, self.trained
+        epoch = self.epoch + 1
+        self.whole = epoch if self.trained else 0
         if self.cam is None or not self.trained or epoch % self.every and epoch < self.n_epoch: return
         self._look(epoch, last=epoch == self.n_epoch)
 
     def after_cancel_fit(self):
         "Where others stop a fit when an epoch is over, that is its end; a signal or a NaN is none"
         stopped = getattr(self.learn, "ending", None) is not None
-        if self.cam is not None and self.whole and not stopped: self._look(self.epoch + 1, last=True)
+        over = 0 < self.whole < self.n_epoch and not stopped
+        if self.cam is not None and over: self._look(self.whole, last=True)
 
     def _look(self, epoch: int, last: bool):
         if epoch not in self.raw and not self._take(epoch): return

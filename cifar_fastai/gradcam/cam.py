@@ -245,10 +245,11 @@ def default_layer(model: nn.Module) -> str:
     model, stages = getattr(model, "_orig_mod", model), stages_of(model)
     if stages: return "+".join([stages[-1], *stages[-3:-2]])
     if isinstance(model, nn.Sequential) and len(model) == 2:
-        first, second = ({type(m) for m in part.modules()} for part in model)
-        prepared = nn.Conv2d in second - first
-        if not (prepared or nn.Linear in first and not list(model[1].parameters())): return "0"
-        return "+".join(f"{int(prepared)}.{k}" for k in default_layer(model[int(prepared)]).split("+"))
+        has = lambda k, kind: any(isinstance(m, kind) for m in model[k].modules())
+        names, k = list(model._modules), int(has(1, nn.Conv2d) and not has(0, nn.Conv2d))
+        if not (k or has(0, nn.Linear) and not list(model[1].parameters())): return names[0]
+        at = names[k] + "._orig_mod" * hasattr(model[k], "_orig_mod")
+        return "+".join(f"{at}.{part}" for part in default_layer(model[k]).split("+"))
     convs = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     if not convs: raise InputError("the model has no convolution to look into. Name a layer with layer=.")
     return convs[-1]

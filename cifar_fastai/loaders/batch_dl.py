@@ -34,7 +34,8 @@ class BatchDL(TfmdDL):
         self.timeout = timeout   # seconds that a batch may take in a worker
         self.rank, self.processes, self.array_of = 0, 1, None
 
-    def new(self, dataset=None, cls=None, **kwargs):
+    def new(self, dataset=None, cls=None, shuffled=None, **kwargs):    # `shuffled`: what fastai's `tta` says
+        if shuffled is not None: kwargs["shuffle"] = shuffled
         return super().new(dataset, cls, **{"seed": self.seed, **kwargs})
 
     def set_epoch(
@@ -148,7 +149,8 @@ class BatchDL(TfmdDL):
         items = getattr(self.dataset, "items", None)
         item, first = i if items is None else getattr(items, "iloc", items)[i], self._first_tfms()
         known = isinstance(item, (int, np.integer)) and first and isinstance(first[0], PictureOf)
-        return first[0].store.name(item) if known else f"item {' '.join(str(item).split())[:200]}"
+        said = " ".join(str(item).split()) if hasattr(items, "iloc") else str(item)
+        return first[0].store.name(item) if known else f"item {said[:200]}"
 
     def _first_tfms(self) -> list:
         tls = self.dataset.tls if isinstance(self.dataset, Datasets) else ()

@@ -226,7 +226,7 @@ def plot_results(groups: list[Group]) -> Figure:
     shown = ("accuracy", 100, "test accuracy, %"), ("seconds", 1, "seconds")
     for ax, (name, scale, label) in zip(axs[0], shown):
         for k, g in enumerate(groups):
-            values = [scale * v for v in g.values(name)]
+            values = [scale * v for v in (_seconds(g) if name == "seconds" else g.values(name))]
             if len(values) > 1:
                 ax.errorbar(mean(values), k, xerr=stdev(values), fmt="|", color="#444444", capsize=4)
             ax.plot(values, [k] * len(values), "o", color=f"C{k % 10}", alpha=.7)

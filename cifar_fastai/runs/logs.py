@@ -38,13 +38,13 @@ class History(Callback):
     def before_epoch(self): self.started = time.monotonic()
 
     def after_epoch(self):
-        hyper = self.opt.hypers[-1]
-        row = {"epoch": self.epoch + 1, **_numbers(self.recorder)}
+        hyper, begun, self.started = self.opt.hypers[-1], self.started, None      # None: it was passed over
+        row = {"epoch": self.epoch + 1, **(_numbers(self.recorder) if begun else {})}
         self.rows.append(row | {"lr": hyper["lr"], "mom": hyper.get("mom")})
-        self.seconds.append(time.monotonic() - self.started)
-        self.started = None
+        self.seconds.append(time.monotonic() - begun if begun else 0.0)
         out = io.StringIO()
-        table = csv.DictWriter(out, list(max(self.rows, key=len)), lineterminator="\n")
+        names = dict.fromkeys(k for row in sorted(self.rows, key=len, reverse=True) for k in row)
+        table = csv.DictWriter(out, list(names), lineterminator="\n")
         table.writeheader()
         table.writerows(self.rows)
         save_atomically(self.path, out.getvalue())

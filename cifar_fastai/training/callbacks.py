@@ -97,7 +97,8 @@ class EpochSeed(Callback):
     def before_fit(self):
         self.run = not inside_fit(self.learn)
         if not self.run: return
-        self.state, self.counts = None, fitting(self.learn)
+        trains = "fit" in loops(self.learn)              # a pass that only predicts draws on and on
+        self.state, self.counts = torch.random.get_rng_state() if trains else None, fitting(self.learn)
         self.on_cpu = all(p.device.type == "cpu" for p in self.model.parameters())
 
     def before_validate(self):
@@ -105,7 +106,6 @@ class EpochSeed(Callback):
         if hasattr(self.dl, "set_epoch"): self.dl.set_epoch(self.learn.epoch)
 
     def before_train(self):
-        if self.state is None: self.state = torch.random.get_rng_state()
         self.first = getattr(self.dl, "skip", 0)
         if hasattr(self.dl, "set_epoch"): self.dl.set_epoch(self.done + self.epoch, self.first)
         self._draw_from(2**32 - 1)       # the order and the workers' seeds of a loader of torch

@@ -120,11 +120,12 @@ def validated(
     learn,
     name: str,     # "valid_loss", "accuracy" …
 ) -> float | None:
-    """The last epoch's value of a metric; None of an epoch that was passed over.
+    """The last epoch's value of a metric; None of an epoch, or a validation, that was passed over.
     Raises: InputError where it is not known or nothing was validated"""
     check_metric(learn, name)
     row, recorder = epoch_row(learn.recorder), learn.recorder
-    if not row and len(recorder.log) <= 1 + recorder.add_time: return None
+    nothing = not row and len(recorder.log) <= 1 + recorder.add_time
+    if nothing or vars(recorder).get("cancel_valid"): return None
     if not row:
         raise InputError("a callback called validate, get_preds or tta before the epoch was recorded, which "
                          "empties fastai's record. Give it an order above 60, or use `cifar_learner`.")

@@ -1,3 +1,5 @@
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 import torch
@@ -168,6 +170,9 @@ def test_a_layer_is_chosen_for_the_nets_that_people_have():
 def test_the_default_layer_is_one_of_the_net_behind_what_prepares_pictures_or_ends_logits():
     assert default_layer(nn.Sequential(nn.BatchNorm2d(3), resnet18())) == "1.layer4+1.layer2"
     assert default_layer(nn.Sequential(resnet18(), nn.LogSoftmax(1))) == "0.layer4+0.layer2"
+    named = OrderedDict(normalize=nn.BatchNorm2d(3), net=torch.compile(resnet18()))
+    assert default_layer(nn.Sequential(named)) == "net._orig_mod.layer4+net._orig_mod.layer2"
+    assert cam_of(nn.Sequential(named)).layers.keys() == {f"net._orig_mod.layer{k}" for k in (2, 4)}
     compiled = torch.compile(resnet18())
     assert cam_of(compiled).names == ("layer4+layer2",) and stages_of(compiled)[0] == "layer1"
 

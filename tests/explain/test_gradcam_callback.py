@@ -260,6 +260,16 @@ def test_an_epoch_at_which_others_end_the_fit_has_the_last_maps_and_evidence(lea
     assert list(cam.maps) == [0, learn.epoch + 1] and 1 < learn.epoch < 8 and cam.evidence
 
 
+def test_a_fit_that_is_ended_before_an_epoch_has_maps_of_the_one_before(learner):
+    class Enough(Callback):
+        order = 0
+        def before_epoch(self):
+            if self.epoch == 2: raise CancelFitException
+    cam = GradCAMCallback("layer2", every=50, measure=False)
+    learner().fit(9, .01, cbs=[cam, Enough()])
+    assert list(cam.maps) == [0, 2]
+
+
 def test_a_failing_map_leaves_the_model_as_it_was(learner):
     learn = learner()
     before = state_of(learn.model)

@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from fastai.callback.core import Callback, CancelValidException
+from fastai.callback.core import Callback, CancelEpochException, CancelValidException
+from fastai.callback.training import ShortEpochCallback
 from fastai.learner import Metric
 from fastai.metrics import accuracy
 from PIL import Image
@@ -72,6 +73,18 @@ def test_history_has_what_was_measured_of_an_epoch_that_was_cut_short(learner, t
     first, second = csv.DictReader((tmp_path / "history.csv").open())
     assert float(first["train_loss"]) > 0 and first["valid_loss"] in ("", None)
     assert float(second["valid_loss"]) > 0 and "verdict" not in second
+
+
+def test_history_of_an_epoch_that_was_passed_over_has_no_values(learner, tmp_path):
+    class Short(Callback):
+        order = 0
+        def before_epoch(self):
+            if self.epoch == 1: raise CancelEpochException
+    history = History(tmp_path / "history.csv")
+    learner().fit(4, cbs=[history, Short(), ShortEpochCallback(.5, short_valid=False)])
+    rows = list(csv.DictReader((tmp_path / "history.csv").open()))
+    assert [r["epoch"] for r in rows] == list("1234") and history.seconds[1] == 0
+    assert rows[1]["accuracy"] == "" and float(rows[2]["accuracy"]) > 0
 
 
 def test_history_that_stays_on_the_learner_is_not_touched_by_other_loops(learner, tmp_path):

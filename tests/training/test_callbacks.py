@@ -14,6 +14,7 @@ from stock import Net, stock_dls
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from cifar_fastai.checkpoints.checkpoint import Checkpoint
 from cifar_fastai.training.callbacks import EpochSeed, EpochTable, fitting
 from cifar_fastai.training.progress import WatchProgress
 
@@ -244,3 +245,14 @@ def test_the_order_of_a_loader_of_torch_goes_by_the_epoch_and_not_by_what_ran_be
         torch.manual_seed(99)
         other.fit(2)
     assert one == two and one[:4] != one[4:] and sorted(sum(one[:4], [])) == sorted(sum(one[4:], []))
+
+
+def test_a_fit_leaves_torchs_generator_as_it_was_also_where_it_goes_on_after_a_stop(learner, tmp_path):
+    class Stop(Callback):
+        order = 950
+        def after_epoch(self): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): learner().fit(2, cbs=[Checkpoint(tmp_path), Stop()])
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    learner().fit(2, cbs=Checkpoint(tmp_path, resume=True))
+    assert torch.equal(torch.get_rng_state(), before)

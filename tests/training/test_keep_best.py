@@ -1,7 +1,7 @@
 """The best weights are those of the best epoch, by a holdout, never by the test set."""
 import pytest
 import torch
-from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.core import Callback, CancelEpochException, CancelValidException
 from fastai.callback.training import ShortEpochCallback
 from fastai.metrics import error_rate
 from test_schedules import Pretended
@@ -65,6 +65,15 @@ def test_an_epoch_that_is_passed_over_is_not_the_best(learner):
     assert keep.best_epoch == 3
     learn.fit(3, 0.1, cbs=[again := KeepBest()], start_epoch=1)
     assert again.best_epoch in (2, 3)
+
+
+def test_an_epoch_that_was_not_validated_is_not_the_best(learner):
+    class Skips(Callback):
+        def before_validate(self):
+            if self.epoch == 1: raise CancelValidException
+    keep = KeepBest()
+    learner(valid="holdout").fit(3, 0.1, cbs=[Skips(), keep])
+    assert keep.best_epoch in (1, 3)
 
 
 def test_an_epoch_whose_training_was_cut_short_can_be_the_best(learner):
