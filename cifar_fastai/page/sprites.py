@@ -11,8 +11,8 @@ import numpy as np
 
 __all__ = ["COLUMNS", "Sheet", "map_sheet", "picture_sheet"]
 
-COLUMNS = 32       # or more: WebP takes a side of 16,383 pixels
-MOST = 16_383
+COLUMNS = 32
+WEBP_SIDE = 16_383 # pixels, the most that WebP takes
 LEVELS = 32        # of a map: heat has no more steps that an eye tells apart
 
 
@@ -47,7 +47,7 @@ def map_sheet(
 def _sheet(tiles: np.ndarray, mode: str, form: str, **how) -> Sheet:
     from PIL import Image
     n, (h, w), rest = len(tiles), tiles.shape[1:3], tiles.shape[3:]
-    columns = min(max(COLUMNS, -(-n // (MOST // h))), max(n, 1))
+    columns = min(max(COLUMNS, -(-n // (WEBP_SIDE // h))), max(n, 1))
     rows = -(-max(n, 1) // columns)
     wide = np.zeros((rows * columns, h, w, *rest), np.uint8)
     wide[:n] = tiles

@@ -55,7 +55,8 @@ class Group:
     runs: list[SavedRun]
 
     def values(self, name: str) -> list[float]:
-        "That number of each run which has it"
+        "That number of each run which has it; no `seconds` where the runs had several machines"
+        if name == "seconds" and len({r.results.get("device") for r in self.runs}) > 1: return []
         return [r.results[name] for r in self.runs if name in r.results]
 
     def shares(self) -> np.ndarray:     # (C,C): share of true row predicted as column, mean over runs
@@ -151,15 +152,10 @@ def table(groups: list[Group]) -> pd.DataFrame:     # a row a group
         first = g.runs[0].results
         rows.append((g.label, len(g.runs), mean_sd(g.values("accuracy"), ".2f", 100),
                      mean_sd(g.values("accuracy_tta"), ".2f", 100), mean_sd(g.values("cross_entropy"), ".4f"),
-                     first["epochs"], mean_sd(_seconds(g), ".0f"), f"{first['parameters']:,}",
+                     first["epochs"], mean_sd(g.values("seconds"), ".0f"), f"{first['parameters']:,}",
                      f"{first['data']}, {first.get('training_pictures', '?')} pictures",
                      *_of_maps([r.results for r in g.runs])))
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _seconds(g: Group) -> list[float]:
-    "None where the runs had several machines"
-    return g.values("seconds") if len({r.results.get("device") for r in g.runs}) == 1 else []
 
 
 def _of_maps(results: list[dict]) -> tuple[str, str, str]:
@@ -226,7 +222,7 @@ def plot_results(groups: list[Group]) -> Figure:
     shown = ("accuracy", 100, "test accuracy, %"), ("seconds", 1, "seconds")
     for ax, (name, scale, label) in zip(axs[0], shown):
         for k, g in enumerate(groups):
-            values = [scale * v for v in (_seconds(g) if name == "seconds" else g.values(name))]
+            values = [scale * v for v in g.values(name)]
             if len(values) > 1:
                 ax.errorbar(mean(values), k, xerr=stdev(values), fmt="|", color="#444444", capsize=4)
             ax.plot(values, [k] * len(values), "o", color=f"C{k % 10}", alpha=.7)

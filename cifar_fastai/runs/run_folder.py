@@ -91,9 +91,9 @@ def begun(folder: Path) -> dict:
 def again(folder: Path, results: dict) -> str:
     """The command that repeats a run, for a shell; `results`: those of results.json. Empty where none does:
     of transforms that only their own module can make, and of pictures that came from memory"""
-    how, aug = begun(folder), saved_recipe(folder).get("aug")
+    how = begun(folder)
     nowhere = how.get("data") is None and results["data"] not in NAMES and not Path(results["data"]).exists()
-    if nowhere or isinstance(aug, dict) and "transform" in aug: return ""
+    if nowhere or _needs_module(saved_recipe(folder)): return ""
     words = ["python", "-m", "recipes", "train", folder, "--data", how.get("data") or results["data"],
              "--seed", results["seed"]]
     for flag in ("data_split", "scale_lr"):
@@ -157,11 +157,15 @@ def saved_recipe(folder: Path) -> dict:
     return saved
 
 
+def _needs_module(saved: dict) -> bool:
+    "Whether a recipe holds transforms of Albumentations, which only its own module can make"
+    return isinstance(aug := saved.get("aug"), dict) and "transform" in aug
+
+
 def recipe_of(folder: Path) -> Recipe:
     "The recipe of a run, without transforms that only its module can make. Raises: InputError"
     saved = saved_recipe(folder)
-    aug = saved.get("aug")
-    if isinstance(aug, dict) and "transform" in aug: return Recipe.from_dict(saved | {"aug": None})
+    if _needs_module(saved): return Recipe.from_dict(saved | {"aug": None})
     return load_recipe(Path(folder) / "recipe.json")
 
 

@@ -157,7 +157,9 @@ class KeepBest(Callback):
 
     def after_fit(self):
         "Put the best weights in, unless the fit ends in an error: then the last ones are to be looked at"
-        if self.weights is None or getattr(self.learn, "ending", None) is not None: return
+        if getattr(self.learn, "ending", None) is not None: return
+        if self.weights is None: log.warning("kept nothing: no epoch was validated, the weights are the last")
+        if self.weights is None: return
         self.learn.model.load_state_dict(self.weights)
         self.learn.epoch_of_best = self.best_epoch
         log.info("kept        the weights of epoch %d: holdout accuracy %.2f %%", self.best_epoch,

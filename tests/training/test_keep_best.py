@@ -76,6 +76,12 @@ def test_an_epoch_that_was_not_validated_is_not_the_best(learner):
     assert keep.best_epoch in (1, 3)
 
 
+def test_where_no_epoch_is_validated_it_says_that_it_kept_nothing(learner, caplog):
+    def skip(self): raise CancelValidException
+    learner(valid="holdout").fit(2, 0.1, cbs=[Callback(before_validate=skip), KeepBest()])
+    assert "kept nothing: no epoch was validated" in caplog.text
+
+
 def test_an_epoch_whose_training_was_cut_short_can_be_the_best(learner):
     learn, keep = learner(valid="holdout"), KeepBest()
     learn.fit(1, 0.1, cbs=[ShortEpochCallback(.5, short_valid=False), keep])

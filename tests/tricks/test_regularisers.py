@@ -88,6 +88,13 @@ def test_l1_adds_its_gradient_to_weights_alone_and_leaves_the_shown_loss(learner
     assert not torch.equal(learn.model.fc.weight, plain.model.fc.weight)
 
 
+def test_l1_scaled_pulls_a_tensor_as_hard_as_a_weight_decay_of_the_same_factor(learner):
+    without, early = (one_epoch(learner, *cbs)[1] for cbs in ((), (L1Loss(0.02, "scaled"),)))
+    for p, a, b in zip(learner(aug=None).model.parameters(), without.before[0], early.before[0]):
+        decay = (0.02 * p.detach()).abs().sum() if p.ndim > 1 else torch.zeros(())
+        assert float((b - a).abs().sum()) == pytest.approx(float(decay), rel=1e-3, abs=1e-5)
+
+
 def test_l1_drives_weights_to_zero(learner):
     size = lambda learn: sum(p.abs().sum() for p in learn.model.parameters() if p.ndim > 1)
     assert size(one_epoch(learner, L1Loss(0.5))[0]) < size(one_epoch(learner)[0])
